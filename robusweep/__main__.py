@@ -1,0 +1,5 @@
+"""``python -m robusweep``."""
+
+from robusweep.cli import main
+
+main()

@@ -1,0 +1,393 @@
+"""The command line: it parses and prints, and decides nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from robusweep import __version__
+from robusweep.display import Display
+from robusweep.errors import EmptyFrontError, RobusweepError, UsageError, nearest
+
+app = typer.Typer(
+    name="robusweep",
+    help="Sweep clean accuracy against accuracy under attack of text classifiers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, such as recipes/agnews_mixup.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of recipe keys.")]
+Root = Annotated[Path, typer.Option(help="Folder that holds runs/, cache/, mlflow.db and mlruns/.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON value on stdout; everything else goes to stderr.")]
+RunName = Annotated[str, typer.Argument(metavar="NAME", help="A run's name, or its folder.")]
+HERE = Path()
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; the recipe's own when left out.")] = None,
+    address: Annotated[str | None, typer.Option(help="Join a Ray cluster: auto, or host:port.")] = None,
+    root: Root = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Run a sweep to its budget. The same command starts it, continues it after a kill, and shows it when it is
+    done."""
+    from robusweep.recipe import load_recipe
+
+    plan = load_recipe(recipe, overrides)
+    if plan.recipe.search is None:
+        raise UsageError(f"{recipe}: no 'search' block, so there is no sweep", hint=f"robusweep trial {recipe}")
+    from robusweep.sweep.run import run_sweep
+
+    display = Display()
+    run_dir = root / "runs" / (name or plan.recipe.name)
+    with display.following(run_dir):
+        done = run_sweep(plan, root=root, say=display.say, name=name, address=address)
+    front = [point for point in done.points if point.pareto]
+    knee = next((point for point in done.points if point.knee), None)
+    if as_json:
+        _print_json(
+            {
+                "name": done.name,
+                "run_dir": str(done.run_dir),
+                "n_trials": len(done.records),
+                "n_points": len(done.points),
+                "n_failed": done.n_failed,
+                "front": [point.model_dump(mode="json") for point in front],
+                "knee": knee.model_dump(mode="json") if knee else None,
+            },
+            one_line=True,
+        )
+    elif front:
+        _print_front(front)
+        print(f"\nreport   {done.run_dir / 'report.html'}\nmlflow   robusweep ui{_root_option(root)}")
+    if not done.points:
+        raise EmptyFrontError(
+            f"no trial completed ({done.n_failed} failed)", hint=f"see {done.run_dir}/trials/*/record.json"
+        )
+    if done.n_failed:
+        display.say(f"{done.n_failed} of {len(done.records)} trials failed; see {done.run_dir}/trials/*/record.json")
+        raise typer.Exit(4)
+
+
+@app.command()
+def trial(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; RECIPE-trial when left out.")] = None,
+    root: Root = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Run one trial, without a sweep: the recipe exactly as it stands."""
+    from robusweep.recipe import load_recipe
+
+    plan = load_recipe(recipe, overrides)
+    from robusweep.assignment import resolved, single_assignment
+    from robusweep.trial import run_trial
+
+    used, stand_ins = resolved(plan.recipe)
+    display = Display()
+    for stand_in in stand_ins:
+        display.say(f"NOTICE {stand_in.notice()}")
+    assignment = single_assignment(used, name=name or f"{used.name}-trial", root=root, stand_ins=stand_ins)
+    with display.following(assignment.trial_dir.parent.parent):
+        record = run_trial(assignment)
+    if as_json:
+        _print_json(record.model_dump(mode="json"), one_line=True)
+        return
+    for point in record.points:
+        print(f"clean accuracy   {_rate(point.clean_accuracy)}\nrobust accuracy  {_rate(point.robust_accuracy)}")
+        for attack, score in {**point.attacks, **point.held_out}.items():
+            print(f"  under {attack:20} {_rate(score.accuracy_under_attack)}")
+    print(f"record           {assignment.trial_dir / 'record.json'}")
+
+
+@app.command()
+def validate(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a recipe, its search space, its data and its resources, without training anything."""
+    from robusweep.assignment import check_data, resolved
+    from robusweep.recipe import load_recipe
+
+    plan = load_recipe(recipe, overrides)
+    used, stand_ins = resolved(plan.recipe)
+    dataset = check_data(used)
+    n_values = len(plan.space.grid_points({}))
+    n_trials = plan.recipe.search.budget.n_trials if plan.recipe.search else 1
+    splits = {s: len(getattr(dataset, s)) for s in ("train", "validation", "calibration", "test")}
+    if as_json:
+        _print_json(
+            {
+                "recipe": recipe,
+                "valid": True,
+                "name": used.name,
+                "data": dataset.name,
+                "labels": list(dataset.label_names),
+                "splits": splits,
+                "stand_ins": [s.model_dump(mode="json") for s in stand_ins],
+                "searched": list(plan.space.dimensions),
+                "n_trials": n_trials,
+                "points_per_trial": n_values,
+            }
+        )
+        return
+    for stand_in in stand_ins:
+        print(f"NOTICE {stand_in.notice()}", file=sys.stderr)
+    print(f"{recipe}: valid")
+    print(
+        f"  data    {dataset.name}: {', '.join(f'{n} {s}' for s, n in splits.items())}; "
+        f"{len(dataset.label_names)} labels"
+    )
+    print(f"  search  {', '.join(plan.space.dimensions) or 'nothing'}: {n_trials} trials of {n_values} points each")
+
+
+@app.command()
+def plan(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Predict trials, hours, queries and disk from a short measurement on this machine, before spending them."""
+    from robusweep.plan import predict
+    from robusweep.recipe import load_recipe
+
+    forecast = predict(load_recipe(recipe, overrides))
+    if as_json:
+        _print_json(forecast)
+        return
+    for key, value in forecast.items():
+        print(f"{key:26} {value}")
+
+
+@app.command(name="ls")
+def list_(
+    what: Annotated[
+        str, typer.Argument(help="recipes, spaces, runs, attacks, data, models, adapters, methods...")
+    ] = "all",
+    root: Root = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """List what there is: recipes, search spaces, runs, and every kind that a recipe can name."""
+    from robusweep.catalogue import catalogue
+
+    listing = catalogue(root)
+    if what != "all":
+        if what not in listing:
+            near = nearest(what, listing)
+            raise UsageError(
+                f"there is no list {what!r} (allowed: {', '.join(listing)})",
+                hint=f"did you mean {near!r}?" if near else None,
+            )
+        listing = {what: listing[what]}
+    if as_json:
+        _print_json(listing)
+        return
+    for title, rows in listing.items():
+        print(title)
+        for row in rows:
+            print(f"  {row['name']:24} {row['description']}")
+
+
+@app.command()
+def show(
+    what: Annotated[
+        str, typer.Argument(metavar="NAME", help="A recipe file, or a kind such as pgd, lora, deepwordbug.")
+    ],
+    overrides: Overrides = None,
+    resolved: Annotated[bool, typer.Option(help="Print the recipe with every default filled in.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a recipe (with --resolved: every default), or the keys of a kind and what they mean."""
+    if Path(what).suffix in {".yaml", ".yml"} or Path(what).is_file():
+        from robusweep.recipe import load_recipe
+        from robusweep.sweep.run import as_yaml
+
+        loaded = load_recipe(what, overrides)
+        if as_json:
+            _print_json(loaded.recipe.model_dump(mode="json"))
+        elif resolved or overrides:
+            print(as_yaml(loaded.recipe), end="")
+        else:
+            print(Path(what).read_text(encoding="utf-8"), end="")
+        return
+    from robusweep.catalogue import describe_kind
+
+    shown = describe_kind(what)
+    if as_json:
+        _print_json(shown)
+        return
+    print(f"{shown['name']} ({shown['family']})\n\n{shown['documentation']}\n\nkeys:")
+    for key in shown["keys"]:
+        print(f"  {key['name']:20} {key['type']:34} default {key['default']}")
+
+
+@app.command()
+def cp(
+    source: Annotated[str, typer.Argument(help="A recipe or a search space.")],
+    target: Annotated[Path, typer.Argument(help="Where the copy goes; its search space is copied beside it.")],
+) -> None:
+    """Copy a recipe to start your own from it; its search space goes with it."""
+    from robusweep.catalogue import copy_recipe
+
+    for path in copy_recipe(Path(source), target):
+        print(path)
+
+
+@app.command()
+def status(name: RunName, root: Root = HERE, as_json: AsJson = False) -> None:
+    """Show what a run is doing, from any terminal."""
+    from dataclasses import asdict
+
+    from robusweep.sweep.status import find_run, read_status
+
+    found = read_status(find_run(root, name))
+    if as_json:
+        _print_json(asdict(found))
+        return
+    of = f" of {found.n_trials}" if found.n_trials else ""
+    print(
+        f"{found.name}: {'running' if found.running else 'not running'}, {len(found.trials)}{of} trials begun, ", end=""
+    )
+    print(f"{found.n_points} points, {found.n_front} on the front")
+    for row in found.trials:
+        print(f"  {row.id}  {row.state:12} {row.last}")
+
+
+@app.command()
+def pareto(
+    name: RunName,
+    pick: Annotated[str | None, typer.Option(help="One point only: knee, or a point's id.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Dominated points, too.")] = False,
+    root: Root = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Show the Pareto front of a run: the points that no other beats in every objective."""
+    from robusweep.sweep.status import find_run, read_points
+
+    points = read_points(find_run(root, name))
+    if pick:
+        chosen = [p for p in points if (p.knee if pick == "knee" else p.id == pick)]
+        if not chosen:
+            raise UsageError(f"there is no point {pick!r} in {name}", hint="robusweep pareto NAME --all lists them")
+    else:
+        chosen = points if everything else [p for p in points if p.pareto]
+    if as_json:
+        _print_json([p.model_dump(mode="json") for p in chosen])
+    else:
+        _print_front(chosen)
+
+
+@app.command()
+def report(name: RunName, root: Root = HERE) -> None:
+    """Write report.html, report.md, report.json and the figures again from the records."""
+    from robusweep.sweep.rebuild import rebuild_reports
+    from robusweep.sweep.status import find_run
+
+    for path in rebuild_reports(find_run(root, name)):
+        print(path)
+
+
+@app.command()
+def ui(
+    root: Root = HERE,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Start the MLflow pages, on this machine only, and print the links that list the front."""
+    from robusweep.tracking import ui as start
+
+    raise typer.Exit(start(root, host=host, port=port))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check this machine: packages, device, data, models and lexical resources, and how to get what is missing."""
+    from robusweep.catalogue import examine
+
+    rows = examine()
+    if as_json:
+        _print_json(rows)
+    else:
+        for row in rows:
+            print(f"{'ok     ' if row['ok'] else 'MISSING'} {row['name']:28} {row['detail']}")
+    if any(not row["ok"] and row["required"] for row in rows):
+        raise typer.Exit(3)
+
+
+@app.command()
+def schema(
+    out: Annotated[Path | None, typer.Option(help="File to write; stdout when left out.")] = None,
+    space: Annotated[bool, typer.Option(help="The schema of search spaces instead of recipes.")] = False,
+) -> None:
+    """Write the JSON schema of recipes, for completion and checks in an editor."""
+    from robusweep.catalogue import json_schema
+    from robusweep.record import write_text
+
+    text = json.dumps(json_schema(space=space), indent=2) + "\n"
+    if out is None:
+        print(text, end="")
+    else:
+        write_text(out, text)
+        print(out)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"robusweep {__version__}")
+        raise typer.Exit
+
+
+def _print_json(value: Any, *, one_line: bool = False) -> None:
+    print(json.dumps(value, indent=None if one_line else 2, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def _print_front(points: list[Any]) -> None:
+    from rich.console import Console
+
+    from robusweep.report.terminal import front_table
+
+    console = Console(width=max(100, shutil.get_terminal_size((120, 24)).columns))
+    console.print(front_table(points))
+
+
+def _rate(rate: Any) -> str:
+    return f"{rate.value:.1%} [{rate.low:.1%}, {rate.high:.1%}] n={rate.n}"
+
+
+def _root_option(root: Path) -> str:
+    return f" --root {root}" if root != HERE else ""
+
+
+def main() -> None:
+    """Run the command; end with the exit code of what went wrong, and one line about it on stderr."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except typer.Exit as e:
+        sys.exit(e.exit_code)
+    except RobusweepError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)
+    except click.exceptions.Abort:
+        _interrupted()
+    except click.ClickException as e:
+        e.show(file=sys.stderr)
+        sys.exit(2 if isinstance(e, click.UsageError) else 1)
+    except KeyboardInterrupt:
+        _interrupted()
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _interrupted() -> None:
+    print(
+        f"\ninterrupted; nothing finished is lost. Continue with:\n  robusweep {' '.join(sys.argv[1:])}",
+        file=sys.stderr,
+    )
+    sys.exit(130)

@@ -1,0 +1,32 @@
+"""The exact convex combination of parameter sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+
+def convex(members: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+    """``sum_i weights[i] * members[i]``, parameter by parameter; weights are >= 0 and sum to 1.
+
+    Written as ``m_0 + sum_i w_i (m_i - m_0)`` so that equal members give exactly that member for any weights, and a
+    weight of 1 returns its member bit for bit. Raises ``ValueError`` for weights off the simplex or members that do
+    not hold the same parameters.
+    """
+    if len(members) != len(weights) or not members:
+        raise ValueError(f"{len(members)} members and {len(weights)} weights")
+    if min(weights) < 0 or abs(sum(weights) - 1) > 1e-9:
+        raise ValueError(f"weights must be >= 0 and sum to 1, given {list(weights)}")
+    if any(member.keys() != members[0].keys() for member in members):
+        raise ValueError("members to mix must hold the same parameters")
+    if 1.0 in weights:
+        return {name: value.clone() for name, value in members[list(weights).index(1.0)].items()}
+    mixed = {}
+    for name, first in members[0].items():
+        total = first.clone()
+        for member, weight in zip(members[1:], weights[1:], strict=True):
+            if weight:
+                total += weight * (member[name] - first)
+        mixed[name] = total
+    return mixed

@@ -1,0 +1,86 @@
+"""What a sweep will cost, predicted from a short measurement on this machine."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from typing import Any
+
+from robusweep import data as data_stage
+from robusweep import model as model_stage
+from robusweep.assignment import resolved
+from robusweep.examples import Dataset
+from robusweep.model import TextModel
+from robusweep.recipe import Recipe, SweepPlan
+from robusweep.seeds import derive
+from robusweep.training import TrainingMethod
+
+QUERIES_PER_WORD = {"word": 3.0, "char": 2.0}  # an assumption, said in the forecast: attacks ask more on robust victims
+PYTHON_SHARE = 1.3  # an attack's own work on top of the victim's forward passes; an assumption, too
+REPEATS = 3
+
+
+def predict(plan: SweepPlan) -> dict[str, Any]:
+    """Trials, adapter trainings, points, queries, hours and disk of a sweep; what is measured and what assumed is
+    said."""
+    recipe, stand_ins = resolved(plan.recipe)
+    dataset = data_stage.load(recipe.data, recipe.seed)
+    device = model_stage.device_of(recipe.resources.device)
+    bf16 = model_stage.uses_bf16(recipe.resources.precision, device)
+    base = model_stage.load(recipe.model, dataset.label_names, seed=derive(recipe.seed, "head"), device=device)
+    n_trials = plan.recipe.search.budget.n_trials if plan.recipe.search else 1
+    n_points = n_trials * len(plan.space.grid_points({}))
+    methods = [recipe.train, *recipe.adversarial]
+    step_seconds = [_step_seconds(recipe, base, dataset, method, bf16=bf16) for method in methods]
+    n_steps = [-(-len(dataset.train) // m.batch_size) * m.n_epochs for m in methods]
+    train = n_trials * sum(n * s for n, s in zip(n_steps, step_seconds, strict=True))
+    attacks = [*recipe.attacks.known, *recipe.attacks.held_out]
+    words = sum(len(e.text.split()) for e in dataset.validation) / len(dataset.validation)
+    per_example = sum(QUERIES_PER_WORD[attack.level] * words for attack in attacks)
+    queries = n_points * recipe.attacks.n_examples * per_example
+    query_seconds = _query_seconds(base, dataset, bf16=bf16)
+    clean = n_points * (len(dataset.validation) + len(dataset.calibration)) * query_seconds * (3 if bf16 else 1)
+    attack = queries * query_seconds * PYTHON_SHARE
+    workers = recipe.resources.max_concurrent or max(1, int((os.cpu_count() or 1) // recipe.resources.cpus))
+    workers = min(workers, n_trials)
+    return {
+        "stand_ins": "; ".join(s.notice() for s in stand_ins) or "none",
+        "trials": n_trials,
+        "adapter_trainings_at_most": n_trials * len(methods),
+        "points": n_points,
+        "train_hours": round(train / 3600, 3),
+        "attack_hours": round((clean + attack) / 3600, 3),
+        "attack_queries": round(queries),
+        "workers": workers,
+        "wall_hours": round((train + clean + attack) / workers / 3600, 3),
+        "disk_megabytes": round(n_trials * len(methods) * 2.0 + n_points * recipe.attacks.n_examples * 0.001, 1),
+        "measured": f"one training step of each method ({', '.join(f'{s:.2f} s' for s in step_seconds)}), "
+        f"one query ({query_seconds * 1000:.1f} ms), on {device} in {'bf16' if bf16 else 'fp32'}",
+        "assumed": f"{per_example:.0f} queries an example (on a text of {words:.0f} words)",
+    }
+
+
+def _step_seconds(recipe: Recipe, base: TextModel, dataset: Dataset, method: TrainingMethod, *, bf16: bool) -> float:
+    """Seconds of one training step of this method on real batches; the fastest of a few."""
+    from robusweep.training.loop import fit
+
+    adapted = recipe.adapter.attach(copy.deepcopy(base.network), head=model_stage.head_names(base.network), seed=0)
+    batch = dataset.train[: method.batch_size]
+    once = method.model_copy(update={"n_epochs": 1})
+    tokens, labels = base.tokens([e.text for e in batch]), [e.label for e in batch]
+    return min(
+        fit(adapted, once, tokens, labels, pad_id=base.pad_id, seed=i, bf16=bf16).seconds for i in range(REPEATS)
+    )
+
+
+def _query_seconds(base: TextModel, dataset: Dataset, *, bf16: bool) -> float:
+    """Seconds of one query in a batch such as an attack asks for; the fastest of a few."""
+    ask = model_stage.victim(base, {}, precision="bf16" if bf16 else "fp32")
+    texts = [example.text for example in dataset.validation[:24]]
+    spent = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        ask(texts)
+        spent.append(time.perf_counter() - began)
+    return min(spent) / len(texts)

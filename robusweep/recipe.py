@@ -1,0 +1,294 @@
+"""The recipe: what one trial does, and how a sweep searches over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from robusweep.adapters import AnyAdapter
+from robusweep.attacks import AttackEntry
+from robusweep.attacks.protocol import PROTOCOLS, Protocol
+from robusweep.data import AnyData
+from robusweep.errors import RecipeError, nearest
+from robusweep.front import Objective
+from robusweep.mixing import AnyMixer
+from robusweep.model import BaseEncoder, Precision
+from robusweep.space import SearchSpace, load_space
+from robusweep.spec import Spec, digest_of
+from robusweep.training import AnyTraining
+from robusweep.yaml_source import KeyPath, Source, assign, load_yaml, override, recipe_error, split_key
+
+AFTER_TRAINING = ("mix.",)  # keys below these need no retraining
+
+
+class Suite(Spec):
+    """The attacks, and the examples they run on.
+
+    ``known`` attacks score and select; ``held_out`` attacks are reported apart and select nothing. ``n_examples``
+    of the
+    validation split are attacked, the same ones for every trial. ``calibrate`` fits a temperature on the
+    calibration split
+    first, so that over-confidence alone does not look robust.
+    """
+
+    protocol: str = "standard_v1"
+    known: list[AttackEntry] = Field(min_length=1)
+    held_out: list[AttackEntry] = []
+    n_examples: int = Field(100, ge=1)
+    calibrate: bool = True
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Suite:
+        if self.protocol not in PROTOCOLS:
+            near = nearest(self.protocol, PROTOCOLS)
+            raise ValueError(
+                f"protocol {self.protocol!r} is unknown{f'; did you mean {near!r}?' if near else ''} "
+                f"(allowed: {', '.join(sorted(PROTOCOLS))})"
+            )
+        kinds = [attack.kind for attack in [*self.known, *self.held_out]]
+        twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
+        if twice:
+            raise ValueError(
+                f"attacks {', '.join(twice)}: listed more than once; an attack is known or held out, not both"
+            )
+        return self
+
+    @property
+    def constraints(self) -> Protocol:
+        return PROTOCOLS[self.protocol]
+
+
+class Tpe(Spec):
+    """Multi-objective tree-structured Parzen estimator: the default."""
+
+    kind: Literal["tpe"] = "tpe"
+    n_startup_trials: int = Field(10, ge=1)
+
+
+class Nsga2(Spec):
+    """NSGA-II. With fewer trials than a few populations it is random search."""
+
+    kind: Literal["nsga2"] = "nsga2"
+    population_size: int = Field(20, ge=2)
+
+
+class Nsga3(Spec):
+    """NSGA-III, for three objectives and more."""
+
+    kind: Literal["nsga3"] = "nsga3"
+    population_size: int = Field(20, ge=2)
+
+
+class RandomSearch(Spec):
+    """Independent draws: the control that every sampler has to beat."""
+
+    kind: Literal["random"] = "random"
+
+
+class Qmc(Spec):
+    """Quasi-Monte Carlo (scrambled Sobol): covers the space evenly."""
+
+    kind: Literal["qmc"] = "qmc"
+
+
+class Gp(Spec):
+    """Gaussian process with expected hypervolume improvement: few, expensive trials."""
+
+    kind: Literal["gp"] = "gp"
+    n_startup_trials: int = Field(8, ge=1)
+
+
+AnySampler = Annotated[Tpe | Nsga2 | Nsga3 | RandomSearch | Qmc | Gp, Field(discriminator="kind")]
+
+
+class Budget(Spec):
+    """When a sweep ends: after this many trials (a trial trains once and yields all its after-training points)."""
+
+    n_trials: int = Field(20, ge=1)
+
+
+class Search(Spec):
+    """How a sweep chooses its trials. ``space`` is a YAML file, relative to the recipe."""
+
+    space: str
+    sampler: AnySampler = Tpe()
+    objectives: list[Objective] = Field(
+        [Objective(metric="clean_accuracy"), Objective(metric="robust_accuracy")], min_length=1, max_length=4
+    )
+    budget: Budget = Budget()
+
+
+class Resources(Spec):
+    """Where trials run. ``cpus`` and ``gpus`` are per trial and may be fractions; one thread per whole CPU.
+
+    ``max_concurrent``: how many trials run at once; null takes what the machine holds. ``precision: auto`` uses
+    bfloat16 where
+    the hardware has it and float32 elsewhere.
+    """
+
+    executor: Literal["ray", "local"] = "ray"
+    cpus: float = Field(1.0, gt=0)
+    gpus: float = Field(0.0, ge=0)
+    max_concurrent: int | None = Field(None, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Precision = "auto"
+
+
+class Recipe(Spec):
+    """One trial in full, and the search over it. Each block's class lists its keys and defaults."""
+
+    version: Literal[1]
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")
+    seed: int = Field(0, ge=0)
+    data: AnyData
+    model: BaseEncoder = BaseEncoder()
+    adapter: AnyAdapter
+    ticket: None = None
+    train: AnyTraining
+    adversarial: list[AnyTraining] = []
+    mix: AnyMixer | None = None
+    attacks: Suite
+    search: Search | None = None
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _together(self) -> Recipe:
+        if self.mix is not None and not self.adversarial:
+            raise ValueError("mix: there is nothing to mix: list at least one method under 'adversarial'")
+        if self.mix is None and self.adversarial:
+            raise ValueError("adversarial: 'mix' is needed to say how the adapters are combined")
+        if self.attacks.n_examples > self.data.n_validation:
+            raise ValueError(
+                f"attacks.n_examples: {self.attacks.n_examples} is more than data.n_validation "
+                f"({self.data.n_validation})"
+            )
+        if self.search is not None:
+            suite = [f"accuracy_under_attack.{attack.kind}" for attack in self.attacks.known]
+            allowed = ["clean_accuracy", "robust_accuracy", *suite, "train_seconds"]
+            for objective in self.search.objectives:
+                if objective.metric not in allowed:
+                    near = nearest(objective.metric, allowed)
+                    raise ValueError(
+                        f"search.objectives: unknown metric {objective.metric!r}"
+                        f"{f'; did you mean {near!r}?' if near else ''} (allowed: {', '.join(allowed)})"
+                    )
+        return self
+
+    def trial_digest(self) -> str:
+        """What decides a trial's numbers: everything but the name, the search and where it runs."""
+        blocks = self.model_dump(mode="json", exclude={"name", "search", "resources"})
+        return digest_of(blocks | {"precision": self.resources.precision})
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A recipe with its search space, checked together, and the YAML tree that parameters are applied to."""
+
+    recipe: Recipe
+    space: SearchSpace
+    tree: dict[str, Any]
+    file: str
+
+    def with_params(self, params: Mapping[str, Any]) -> Recipe:
+        """The recipe with searched values put in. Raises ``RecipeError`` when they make no valid recipe."""
+        tree = self.tree
+        for key, value in params.items():
+            tree = assign(tree, split_key(key), value)
+        try:
+            return Recipe.model_validate(tree)
+        except ValidationError as e:
+            raise recipe_error(Source(self.file, tree), Recipe, e) from None
+
+    def sweep_digest(self) -> str:
+        """What makes a sweep the same sweep: objectives, space and all that decides a trial; not budget or
+        executor."""
+        return digest_of(self.identity())
+
+    def identity(self) -> dict[str, Any]:
+        """The blocks behind ``sweep_digest``, to show what differs."""
+        recipe = self.recipe.model_dump(mode="json", exclude={"search", "resources"})
+        objectives = [o.model_dump(mode="json") for o in self.recipe.search.objectives] if self.recipe.search else []
+        return recipe | {
+            "precision": self.recipe.resources.precision,
+            "objectives": objectives,
+            "space": self.space.model_dump(mode="json", exclude_none=True)["dimensions"],
+        }
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> SweepPlan:
+    """Read, override and check a recipe and its space, every corner of it.
+
+    Relative paths in the recipe (``data.path``, a local ``model.base`` that begins with a dot, ``search.space``)
+    are relative to the
+    recipe's folder. Raises ``RecipeError`` with file:line, dotted key, what was given and what is allowed.
+    """
+    source = override(load_yaml(path), overrides or [])
+    tree = _anchored(source.tree, Path(path).parent)
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as e:
+        raise recipe_error(source, Recipe, e) from None
+    if recipe.search is None:
+        return SweepPlan(recipe, SearchSpace(), tree, source.file)
+    space_file = Path(path).parent / recipe.search.space
+    if not space_file.is_file():
+        raise source.error(("search", "space"), f"no such file: {space_file}")
+    space, space_source = load_space(space_file)
+    plan = SweepPlan(recipe, space, tree, source.file)
+    _check_space(plan, source, space_source)
+    return plan
+
+
+def _anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The tree with relative paths made absolute, so that it means the same in every process."""
+    for key in ("data.path", "data.test_path", "model.base"):
+        block, name = key.split(".")
+        value = tree.get(block, {}).get(name) if isinstance(tree.get(block), dict) else None
+        is_path = isinstance(value, str) and (block == "data" or value.startswith((".", "~")))
+        if is_path and isinstance(value, str):
+            tree = assign(tree, split_key(key), str((folder / Path(value).expanduser()).resolve()))
+    return tree
+
+
+def _check_space(plan: SweepPlan, source: Source, space_source: Source) -> None:
+    """Every key exists in the recipe, sits where it may, and every corner is a valid recipe."""
+    dumped = plan.recipe.model_dump(mode="json")
+    for key, dimension in plan.space.dimensions.items():
+        known = set(_dotted(dumped)) | set(_dotted(plan.tree))
+        if key not in known and not dimension.when:
+            near = nearest(key, known)
+            raise space_source.error(
+                (key,),
+                f"the recipe {source.file} has no such key{f'; did you mean {near!r}?' if near else ''}",
+                of_key=True,
+            )
+        if key.startswith(("name", "version", "search.", "seed", "data.", "attacks.", "resources.")):
+            raise space_source.error(
+                (key,), "this key can't be searched: trials would no longer be comparable", of_key=True
+            )
+        if dimension.after and not key.startswith(AFTER_TRAINING):
+            raise space_source.error((key, "after"), f"only keys below {', '.join(AFTER_TRAINING)} need no retraining")
+        if key.startswith(AFTER_TRAINING) and not dimension.after:
+            raise space_source.error(
+                (key,), "needs no retraining: write it as {grid: [...], after: training}", of_key=True
+            )
+    for corner in plan.space.corners():
+        key = list(corner)[-1]
+        try:
+            plan.with_params(corner)
+        except RecipeError as e:
+            reason = e.message.split("\n")[0].removeprefix(f"{source.file}: ")
+            raise space_source.error((key,), f"{key}={corner[key]!r} gives no valid recipe: {reason}") from None
+        except KeyError as e:
+            raise space_source.error((key,), f"{e.args[0]}: the recipe has nothing there", of_key=True) from None
+
+
+def _dotted(value: Any, path: KeyPath = ()) -> list[str]:
+    """Every dotted key of a tree, inner ones included."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    own = [".".join(map(str, path))] if path else []
+    return own + [key for name, inner in items for key in _dotted(inner, (*path, name))]

@@ -1,0 +1,179 @@
+"""What a trial leaves behind: records as JSON, written under a temporary name and renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from robusweep.scores import Rate, summary
+from robusweep.spec import Spec
+
+Status = Literal["survived", "broken", "misclassified"]
+
+
+class StandIn(Spec):
+    """Something that the recipe names, replaced because it could not be had here."""
+
+    what: Literal["data", "model"]
+    asked: str
+    used: str
+    reason: str
+
+    def notice(self) -> str:
+        return f"stand-in for {self.what}: {self.asked!r} is replaced by {self.used!r} ({self.reason})"
+
+
+class AttackOutcome(Spec):
+    """What one attack did to one example.
+
+    ``misclassified``: wrong before the attack, which then is not run. ``broken``: turned wrong. ``survived``: still
+    right when the attack had nothing left to try. ``n_queries`` counts texts that the attack asked the victim
+    about.
+    """
+
+    example_id: str
+    label: int
+    status: Status
+    n_queries: int = Field(ge=0)
+    n_words: int = Field(ge=0)
+    n_words_changed: int | None = None  # of a broken example
+    similarity: float | None = None  # cosine of sentence vectors, of a broken example; None when not measured
+    perturbed_text: str | None = None  # of a broken example
+
+
+class AttackScore(Spec):
+    """An attack's rates over all attacked examples, with their denominators.
+
+    ``accuracy_under_attack``: right before and after / all. ``success_rate``: turned wrong / right before.
+    ``words_changed``: mean share of words changed over broken examples.
+    """
+
+    accuracy_under_attack: Rate
+    success_rate: Rate
+    n_queries_median: float | None
+    n_queries_p90: float | None
+    words_changed: float | None
+
+    @classmethod
+    def of(cls, outcomes: Sequence[AttackOutcome]) -> AttackScore:
+        attacked = [o for o in outcomes if o.status != "misclassified"]
+        broken = [o for o in outcomes if o.status == "broken"]
+        middle, p90 = summary([o.n_queries for o in attacked])
+        shares = [(o.n_words_changed or 0) / max(1, o.n_words) for o in broken]
+        return cls(
+            accuracy_under_attack=Rate.of(len(attacked) - len(broken), len(outcomes)),
+            success_rate=Rate.of(len(broken), len(attacked)),
+            n_queries_median=middle,
+            n_queries_p90=p90,
+            words_changed=sum(shares) / len(shares) if shares else None,
+        )
+
+
+def robust_accuracy(suite: Mapping[str, Sequence[AttackOutcome]]) -> Rate:
+    """Right under *every* attack of the suite, per example / all. All attacks must have met the same examples."""
+    rows = [[o.example_id for o in outcomes] for outcomes in suite.values()]
+    if not rows or any(row != rows[0] for row in rows):
+        raise ValueError("robust accuracy needs at least one attack, and every attack on the same examples in order")
+    survived = zip(*([o.status == "survived" for o in outcomes] for outcomes in suite.values()), strict=True)
+    return Rate.of(sum(all(row) for row in survived), len(rows[0]))
+
+
+class PointRecord(Spec):
+    """One scored point of a trial: the trained set at one value of each after-training dimension.
+
+    ``robust_accuracy`` is over the known attacks; held-out attacks are scored apart and select nothing.
+    """
+
+    id: str
+    params: dict[str, Any]  # dotted recipe key -> value, searched keys only
+    clean_accuracy: Rate
+    robust_accuracy: Rate
+    attacks: dict[str, AttackScore]
+    held_out: dict[str, AttackScore] = {}
+    temperature: float | None = None
+    model_digest: str
+    seconds: dict[str, float] = {}  # stage -> seconds of this point
+
+    def metrics(self) -> dict[str, float]:
+        """Every number an objective may name: rates by name, accuracy under attack by attack."""
+        named = {"clean_accuracy": self.clean_accuracy.value, "robust_accuracy": self.robust_accuracy.value}
+        named |= {f"accuracy_under_attack.{a}": s.accuracy_under_attack.value for a, s in self.attacks.items()}
+        return named
+
+
+class AdapterRecord(Spec):
+    """One trained adapter: which view it was trained on, under which cache key, and what it cost."""
+
+    view: str  # "clean", or the adversarial method with its place, as "adversarial.0"
+    method: str
+    cache_key: str
+    cached: bool  # True when this trial found it already trained
+    train_seconds: float  # what training it took, whenever that was
+    final_loss: float
+    n_steps: int
+    token_efficiency: float  # real tokens / computed tokens
+    precision: str
+
+
+class TrialRecord(Spec):
+    """One trial, whatever became of it. ``recipe`` is the resolved recipe with the trial's parameters applied."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    number: int
+    status: Literal["complete", "failed"]
+    params: dict[str, Any]
+    recipe: dict[str, Any]
+    recipe_digest: str
+    protocol_hash: str = ""
+    data: dict[str, Any] = {}  # name, digest, label names, counts, notes
+    stand_ins: list[StandIn] = []
+    adapters: list[AdapterRecord] = []
+    points: list[PointRecord] = []
+    seconds: dict[str, float] = {}  # stage -> seconds of this trial
+    environment: dict[str, str] = {}
+    error: str | None = None
+    error_kind: str | None = None
+
+    @property
+    def train_seconds(self) -> float:
+        """What training the adapters costs, also where they came from the cache."""
+        return sum(adapter.train_seconds for adapter in self.adapters)
+
+    @property
+    def n_trained(self) -> int:
+        """How many adapters this trial had to train itself."""
+        return sum(not adapter.cached for adapter in self.adapters)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write under a temporary name in the same folder, flush to disk, rename: all of it, or none of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON, written as ``write_text`` does. NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_trials(run_dir: Path) -> list[TrialRecord]:
+    """Every trial record below ``run_dir``, by number."""
+    paths = sorted(run_dir.glob("trials/*/record.json"))
+    return sorted((TrialRecord.model_validate_json(p.read_text()) for p in paths), key=lambda r: r.number)

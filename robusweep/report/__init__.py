@@ -1,0 +1,72 @@
+"""Reports of a sweep, made from its records alone: HTML, Markdown, JSON, PNG, and a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robusweep.front import Objective, Point
+from robusweep.record import TrialRecord, write_json, write_text
+from robusweep.report.html import html_report
+from robusweep.report.markdown import markdown_report
+from robusweep.report.readings import knee_of, weight_curves
+from robusweep.report.sentences import all_notices
+from robusweep.report.terminal import front_table
+
+__all__ = ["front_table", "html_report", "markdown_report", "write_reports"]
+
+
+def write_reports(
+    run_dir: Path,
+    *,
+    name: str,
+    points: Sequence[Point],
+    records: Sequence[TrialRecord],
+    objectives: Sequence[Objective],
+    recipe_yaml: str,
+    notices: Sequence[str],
+    protocol: Mapping[str, object],
+) -> list[Path]:
+    """Write report.html, report.md, report.json and, where there is something to draw, figures/*.png.
+
+    Gives the paths written. Each file is replaced as a whole.
+    """
+    everything: dict[str, Any] = {
+        "name": name,
+        "points": points,
+        "records": records,
+        "objectives": objectives,
+        "recipe_yaml": recipe_yaml,
+        "notices": notices,
+        "protocol": protocol,
+    }
+    paths = [run_dir / "report.html", run_dir / "report.md", run_dir / "report.json"]
+    write_text(paths[0], html_report(**everything))
+    write_text(paths[1], markdown_report(**everything))
+    best = knee_of(points)
+    summary = {
+        "name": name,
+        "objectives": [objective.model_dump(mode="json") for objective in objectives],
+        "points": [point.model_dump(mode="json") for point in points],
+        "n_trials": len(records),
+        "n_points": len(points),
+        "n_failed": sum(record.status == "failed" for record in records),
+        "knee": None if best is None else best.id,
+        "notices": all_notices(notices, records),
+    }
+    write_json(paths[2], summary)
+    return paths + _write_figures(run_dir / "figures", points, objectives)
+
+
+def _write_figures(folder: Path, points: Sequence[Point], objectives: Sequence[Objective]) -> list[Path]:
+    from robusweep.report.figures import front_png, weight_curves_png
+
+    paths = []
+    if points:
+        paths.append(folder / "front.png")
+        front_png(points, objectives, paths[-1])
+    if weight_curves(points):
+        paths.append(folder / "weight_curves.png")
+        weight_curves_png(points, paths[-1])
+    return paths

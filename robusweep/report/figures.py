@@ -1,0 +1,175 @@
+"""The front and the curves over the mixing weight as PNG. Nothing of matplotlib's global state is touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robusweep.front import Objective, Point, short_name
+from robusweep.report.readings import (
+    WEIGHT,
+    WeightCurve,
+    axes_of,
+    bounds_of,
+    curve_lines,
+    front_of,
+    measured,
+    step_line,
+    value_of,
+    weight_curves,
+)
+from robusweep.report.sentences import n_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FRONT_RED, GREY, CLEAN_BLUE = "#c5162e", "#7d8793", "#0067b3"
+ATTACK_STYLES = (
+    ("#7b4bb3", (0, (5, 3))),
+    ("#a86500", (0, (1, 2))),
+    ("#00795a", (0, (6, 2, 1, 2))),
+    ("#a8417f", (0, (3, 1.5))),
+    ("#4a5560", (0, (1, 3))),
+)
+N_PANELS_MOST = 12
+N_CROSSES_MOST = 80
+
+
+def front_png(points: Sequence[Point], objectives: Sequence[Objective], path: Path) -> None:
+    """The first two objectives against each other, as in the HTML report."""
+    figure = _figure(8.0, 5.6)
+    plot = figure.add_subplot()
+    axes = axes_of(objectives)
+    for point in sorted(points, key=lambda p: p.pareto + p.knee):
+        _draw_point(plot, point, *(measured(point, axis.metric) for axis in axes), n_points=len(points))
+    factors = [100.0 if axis.is_rate else 1.0 for axis in axes]
+    corners = step_line(points, objectives)
+    plot.plot([a * factors[0] for a, _ in corners], [b * factors[1] for _, b in corners], color=FRONT_RED, zorder=2)
+    for number, (a, b) in _numbered_places(front_of(points, objectives), objectives).items():
+        plot.annotate(number, (a, b), xytext=(6, 6), textcoords="offset points", weight="bold", zorder=6)
+    plot.set_xlabel(axes[0].title)
+    plot.set_ylabel(axes[1].title)
+    if not points:
+        plot.text(0.5, 0.5, "no point was scored", transform=plot.transAxes, ha="center")
+    else:
+        _legend(plot)
+    _finish(figure, points, path)
+
+
+def weight_curves_png(points: Sequence[Point], path: Path) -> None:
+    """One panel for each trained configuration, the first 12 of them. Raises ``ValueError`` when there is none."""
+    curves = weight_curves(points)
+    if not curves:
+        raise ValueError(f"no configuration was scored at two values of {WEIGHT}")
+    shown = curves[:N_PANELS_MOST]
+    n_columns = min(3 if len(shown) != 4 else 2, len(shown))
+    n_rows = -(-len(shown) // n_columns)
+    figure = _figure(4.2 * n_columns, 3.2 * n_rows + 0.8)
+    panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    names = list(dict.fromkeys(name for curve in curves for name in curve_lines(curve)))
+    handles: dict[str, Any] = {}
+    for panel, curve in zip(panels.flat, shown, strict=False):
+        handles |= _draw_curve(panel, curve, names)
+    for panel in list(panels.flat)[len(shown) :]:
+        panel.set_visible(False)
+    figure.supxlabel(WEIGHT)
+    figure.supylabel("rate (%), 95 % intervals")
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside upper center", ncols=min(3, len(handles)), frameon=False
+    )
+    omitted = f"; {len(shown)} of {len(curves)} configurations" if len(shown) < len(curves) else ""
+    _finish(figure, points, path, omitted)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw_point(plot: Any, point: Point, x: Any, y: Any, *, n_points: int) -> None:
+    factors = [100.0 if not isinstance(reading, float) else 1.0 for reading in (x, y)]
+    px, py = value_of(x) * factors[0], value_of(y) * factors[1]
+    color = FRONT_RED if point.pareto else GREY
+    if point.pareto or n_points <= N_CROSSES_MOST:
+        (left, right), (low, high) = bounds_of(x), bounds_of(y)
+        style = {"color": color, "alpha": 0.5 if point.pareto else 0.25, "linewidth": 0.8, "zorder": 1}
+        plot.plot([left * factors[0], right * factors[0]], [py, py], **style)
+        plot.plot([px, px], [low * factors[1], high * factors[1]], **style)
+    marker, size = ("*", 17) if point.knee else ("o", 8) if point.pareto else ("o", 6)
+    face = color if point.pareto else "white"
+    edge = "white" if point.pareto else GREY
+    plot.plot(px, py, marker, markersize=size, color=face, markeredgecolor=edge, zorder=3 + point.pareto + point.knee)
+
+
+def _numbered_places(front: Sequence[Point], objectives: Sequence[Objective]) -> dict[str, tuple[float, float]]:
+    """Label -> place in drawn units; points that coincide share one label."""
+    axes = axes_of(objectives)
+    places: dict[tuple[float, float], list[int]] = {}
+    for number, point in enumerate(front, 1):
+        a, b = (value_of(measured(point, axis.metric)) * (100.0 if axis.is_rate else 1.0) for axis in axes)
+        places.setdefault((a, b), []).append(number)
+    return {str(n[0]) if len(n) == 1 else f"{n[0]}–{n[-1]}": place for place, n in places.items()}
+
+
+def _legend(plot: Any) -> None:
+    from matplotlib.lines import Line2D
+
+    def mark(shape: str, size: int, face: str, edge: str) -> Any:
+        return Line2D([], [], marker=shape, linestyle="", markersize=size, color=face, markeredgecolor=edge)
+
+    handles = {
+        "knee": mark("*", 14, FRONT_RED, "white"),
+        "front": mark("o", 8, FRONT_RED, "white"),
+        "dominated": mark("o", 6, "white", GREY),
+    }
+    plot.legend(handles.values(), handles.keys(), loc="best", frameon=False)
+
+
+def _draw_curve(panel: Any, curve: WeightCurve, names: Sequence[str]) -> dict[str, Any]:
+    """Draws one panel; gives line name -> its handle for the legend."""
+    handles = {}
+    for name, rates in curve_lines(curve).items():
+        color, dashes, width, marker = _style(names.index(name))
+        values = [100 * rate.value for rate in rates]
+        (handles[name],) = panel.plot(
+            curve.weights, values, color=color, linestyle=dashes, linewidth=width, marker=marker, markersize=4
+        )
+        low, high = [100 * rate.low for rate in rates], [100 * rate.high for rate in rates]
+        panel.fill_between(curve.weights, low, high, color=color, alpha=0.1, linewidth=0)
+    panel.tick_params(labelbottom=True)
+    panel.set_title(short_name(curve.points[0].id, curve.params), fontsize=9, wrap=True)
+    _plain_axes(panel)
+    return handles
+
+
+def _style(i: int) -> tuple[str, Any, float, str]:
+    if i < 2:
+        return (CLEAN_BLUE, "-", 1.8, "o") if i == 0 else (FRONT_RED, "-", 2.6, "s")
+    color, dashes = ATTACK_STYLES[(i - 2) % len(ATTACK_STYLES)]
+    return color, dashes, 1.8, ""
+
+
+def _plain_axes(plot: Any) -> None:
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.grid(color="#e9ecf0", linewidth=0.8)
+    plot.set_axisbelow(True)
+
+
+def _finish(figure: Figure, points: Sequence[Point], path: Path, note: str = "") -> None:
+    """Puts the caption below the figure and writes it under a temporary name first."""
+    for plot in figure.axes:
+        _plain_axes(plot)
+    clean, robust = n_text([p.clean_accuracy for p in points]), n_text([p.robust_accuracy for p in points])
+    hashes = ", ".join(dict.fromkeys(p.protocol_hash[:12] for p in points))
+    caption = f"clean accuracy {clean}, robust accuracy {robust}; 95 % Wilson intervals; protocol {hashes or '–'}{note}"
+    figure.text(0.01, -0.01, caption, fontsize=8, color="#57606a", va="top")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    figure.savefig(temporary, format="png", bbox_inches="tight", metadata={"Software": None})
+    temporary.replace(path)

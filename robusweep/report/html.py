@@ -1,0 +1,149 @@
+"""The report as one HTML file that needs nothing else: style, script and figures are inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from robusweep.front import Objective, Point
+from robusweep.record import AttackScore, TrialRecord
+from robusweep.report.html_tables import (
+    environment_of,
+    failures_table,
+    mapping_table,
+    points_table,
+    stage_table,
+)
+from robusweep.report.page import CSS, JS
+from robusweep.report.readings import WEIGHT, table_order
+from robusweep.report.sentences import (
+    CAUTION,
+    DEFINITIONS,
+    all_notices,
+    axes_sentence,
+    counted,
+    overlap_sentence,
+    protocol_hashes,
+    summary_sentence,
+)
+from robusweep.report.svg_front import N_CROSSES_MOST, front_legend, front_svg
+from robusweep.report.svg_weights import weight_panels
+
+
+def html_report(
+    *,
+    name: str,
+    points: Sequence[Point],
+    records: Sequence[TrialRecord],
+    objectives: Sequence[Objective],
+    recipe_yaml: str,
+    notices: Sequence[str],
+    protocol: Mapping[str, object],
+) -> str:
+    """The whole page. ``protocol`` is what the protocol hash was taken of; ``recipe_yaml`` is shown as given."""
+    parts = [
+        f"<h1>{escape(name)}</h1>",
+        _notices(all_notices(notices, records)),
+        f'<p class="lead">{escape(summary_sentence(points, records, objectives))}</p>',
+        _front(points, objectives),
+        _weights(points, objectives),
+        _points(points, objectives),
+        _cost(records),
+        _failures(records),
+        _protocol(protocol, protocol_hashes(points, records)),
+        f"<h2>Recipe</h2><details><summary>as YAML</summary><pre>{escape(recipe_yaml)}</pre></details>",
+        _environment(records),
+    ]
+    body = "\n".join(part for part in parts if part)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(name)} · robusweep</title><style>{CSS}</style></head>\n"
+        f"<body>{body}\n<script>{JS}</script></body></html>\n"
+    )
+
+
+def _notices(notices: Sequence[str]) -> str:
+    if not notices:
+        return ""
+    items = "".join(f"<li>{escape(notice)}</li>" for notice in notices)
+    return f'<div class="notices" role="note"><p>Read this first</p><ul>{items}</ul></div>'
+
+
+def _front(points: Sequence[Point], objectives: Sequence[Objective]) -> str:
+    if not points:
+        return ""
+    notes = [overlap_sentence(points, objectives), axes_sentence(objectives), CAUTION.replace("`", "")]
+    if len(points) > N_CROSSES_MOST:
+        notes.append("Intervals are drawn for the front only.")
+    text = "".join(f"<p>{escape(note)}</p>" for note in notes if note)
+    return (
+        f"<h2>Front</h2><figure>{front_legend()}{front_svg(points, objectives)}<figcaption>"
+        f"Numbers are those of the table. Point at a mark for its values.</figcaption></figure>{text}"
+    )
+
+
+def _weights(points: Sequence[Point], objectives: Sequence[Objective]) -> str:
+    rows = {point.id: i for i, point in enumerate(table_order(points, objectives))}
+    panels = weight_panels(points, rows)
+    if not panels:
+        return ""
+    return (
+        f"<h2>Over the mixing weight</h2><p>One panel for each trained configuration, all on one scale: rates in % "
+        f"against {WEIGHT}, 0 for the clean adapter alone and 1 for the adversarial. Bands are 95 % intervals; a "
+        f"red foot marks a point on the front.</p>{panels}"
+    )
+
+
+def _points(points: Sequence[Point], objectives: Sequence[Objective]) -> str:
+    if not points:
+        return ""
+    return (
+        f'<h2>All points</h2><p class="soft">{counted(len(points), "point")}, the front first. Each rate with its '
+        f"95 % interval.</p>{points_table(points, objectives)}"
+    )
+
+
+def _cost(records: Sequence[TrialRecord]) -> str:
+    adapters = [adapter for record in records for adapter in record.adapters]
+    spent = sum(adapter.train_seconds for adapter in adapters if not adapter.cached)
+    spared = sum(adapter.train_seconds for adapter in adapters if adapter.cached)
+    reused = sum(adapter.cached for adapter in adapters)
+    lines = [f"{counted(len(adapters) - reused, 'adapter')} trained in {spent:,.0f} s."]
+    if reused:
+        lines.append(f"{counted(reused, 'adapter')} reused from the cache, which spared {spared:,.0f} s.")
+    lines.append(_queries(records))
+    return f"<h2>Cost</h2><p>{' '.join(line for line in lines if line)}</p>{stage_table(records)}"
+
+
+def _queries(records: Sequence[TrialRecord]) -> str:
+    """Records hold the median of queries per attack, so the total is an estimate and is called one."""
+    suites = [s for r in records for p in r.points for s in (*p.attacks.values(), *p.held_out.values())]
+    if not suites:
+        return ""
+    return f"About {sum(map(_typical_queries, suites)):,.0f} queries in all (median × examples attacked, added up)."
+
+
+def _typical_queries(score: AttackScore) -> float:
+    return (score.n_queries_median or 0.0) * score.success_rate.n
+
+
+def _failures(records: Sequence[TrialRecord]) -> str:
+    failed = [record for record in records if record.status == "failed"]
+    return f"<h2>Failed trials</h2>{failures_table(failed)}" if failed else ""
+
+
+def _protocol(protocol: Mapping[str, object], hashes: Sequence[str]) -> str:
+    words = "".join(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in DEFINITIONS.items())
+    marks = ", ".join(f"<code>{escape(each)}</code>" for each in hashes) or "none, nothing was scored"
+    return (
+        f"<h2>Protocol</h2><p>Protocol hash: {marks}. Numbers with different hashes must not be compared.</p>"
+        f"{mapping_table(protocol) if protocol else ''}<h2>How the numbers are defined</h2><dl>{words}</dl>"
+    )
+
+
+def _environment(records: Sequence[TrialRecord]) -> str:
+    data = next((record.data for record in records if record.data), {})
+    versions = environment_of(records)
+    text = f"<h2>Data</h2>{mapping_table(data)}" if data else ""
+    return text + (f"<h2>Versions and environment</h2>{mapping_table(versions)}" if versions else "")

@@ -1,0 +1,167 @@
+"""The tables of the HTML report. Every text from recipes and records is escaped here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from robusweep.front import Objective, Point
+from robusweep.record import AttackScore, TrialRecord
+from robusweep.report.readings import attack_names, front_of, held_out_names, searched_keys, table_order
+from robusweep.report.sentences import FRONT, KNEE, n_text, percent, seconds_text, value_text
+from robusweep.scores import Rate
+
+
+def points_table(points: Sequence[Point], objectives: Sequence[Objective]) -> str:
+    """All points, the front first. Row ``row-<i>`` is what the figures link to."""
+    numbers = {point.id: i for i, point in enumerate(front_of(points, objectives), 1)}
+    keys, suites = searched_keys(points), _suites(points)
+    body = []
+    for i, point in enumerate(table_order(points, objectives)):
+        cells = [
+            f'<td class="mark" data-value="{numbers.get(point.id, "")}">{_mark(point, numbers)}</td>',
+            f'<td class="id">{escape(point.id)}</td>',
+            *(_value_cell(point.params.get(key), given=key in point.params) for key in keys),
+            _rate_cell(point.clean_accuracy),
+            _rate_cell(point.robust_accuracy),
+            *(cell for _, scores in suites for cell in _attack_cells(scores.get(point.id))),
+            f'<td data-value="{point.train_seconds}">{seconds_text(point.train_seconds)}</td>',
+        ]
+        front = ' class="front"' if point.pareto else ""
+        body.append(f'<tr id="row-{i}" data-id="{escape(point.id)}"{front}>{"".join(cells)}</tr>')
+    head = _points_head(points, keys, suites)
+    return f'<div class="scroll"><table class="points">{head}<tbody>{"".join(body)}</tbody></table></div>'
+
+
+Suite = tuple[str, dict[str, AttackScore]]  # the words for an attack, point id -> its score
+
+
+def _suites(points: Sequence[Point]) -> list[Suite]:
+    known: list[Suite] = [
+        (name, {p.id: AttackScore.model_validate(p.attacks[name]) for p in points if name in p.attacks})
+        for name in attack_names(points)
+    ]
+    held_out: list[Suite] = [
+        (
+            f"{name} (held out)",
+            {p.id: AttackScore.model_validate(p.held_out[name]) for p in points if name in p.held_out},
+        )
+        for name in held_out_names(points)
+    ]
+    return known + held_out
+
+
+def _points_head(points: Sequence[Point], keys: Sequence[str], suites: Sequence[Suite]) -> str:
+    groups = ['<th colspan="2">point</th>']
+    if keys:
+        groups.append(f'<th class="group" colspan="{len(keys)}">searched</th>')
+    groups.append('<th class="group" colspan="2">accuracy</th>')
+    groups += [f'<th class="group" colspan="3">{escape(name)}</th>' for name, _ in suites]
+    groups.append('<th class="group">training</th>')
+    heads = [
+        "<th>front</th>",
+        "<th>id</th>",
+        *(f'<th class="key">{_breakable(key)}</th>' for key in keys),
+        f"<th>clean<small>{n_text([p.clean_accuracy for p in points])}</small></th>",
+        f"<th>robust<small>{n_text([p.robust_accuracy for p in points])}</small></th>",
+    ]
+    for _, scores in suites:
+        under = n_text([score.accuracy_under_attack for score in scores.values()])
+        success = n_text([score.success_rate for score in scores.values()])
+        heads.append(f"<th>accuracy under attack<small>{under}</small></th>")
+        heads.append(f"<th>success rate<small>{success}</small></th><th>median queries</th>")
+    heads.append("<th>seconds</th>")
+    return f"<thead><tr>{''.join(groups)}</tr><tr>{''.join(heads)}</tr></thead>"
+
+
+def _breakable(key: str) -> str:
+    return escape(key).replace(".", ".<wbr>").replace("_", "_<wbr>")
+
+
+def _mark(point: Point, numbers: Mapping[str, int]) -> str:
+    if not point.pareto:
+        return ""
+    return f"{KNEE if point.knee else FRONT} {numbers[point.id]}" + (" knee" if point.knee else "")
+
+
+def _value_cell(value: Any, *, given: bool) -> str:
+    if not given:
+        return '<td data-value=""></td>'
+    kind = "" if isinstance(value, int | float) else ' class="text"'
+    shown = escape(value_text(value))
+    return f'<td{kind} data-value="{escape(str(value))}">{shown}</td>'
+
+
+def _rate_cell(rate: Rate) -> str:
+    return f'<td data-value="{rate.value if rate.n else ""}" title="n = {rate.n}">{percent(rate)}</td>'
+
+
+def _attack_cells(score: AttackScore | None) -> list[str]:
+    if score is None:
+        return ['<td data-value=""></td>'] * 3
+    queries = score.n_queries_median
+    shown = "" if queries is None else f"{queries:,.4g}" if queries < 1000 else f"{queries:,.0f}"
+    return [
+        _rate_cell(score.accuracy_under_attack),
+        _rate_cell(score.success_rate),
+        f'<td data-value="{"" if queries is None else queries}">{shown}</td>',
+    ]
+
+
+def stage_table(records: Sequence[TrialRecord]) -> str:
+    """Seconds per stage, added up over the trials and over their points."""
+    in_trials, in_points = _added(r.seconds for r in records), _added(p.seconds for r in records for p in r.points)
+    rows = [
+        (stage, *(seconds_text(each[stage]) if stage in each else "" for each in (in_trials, in_points)))
+        for stage in dict.fromkeys([*in_trials, *in_points])
+    ]
+    return plain_table(("stage", "seconds, once a trial", "seconds, at each point"), rows, right=2) if rows else ""
+
+
+def _added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for part in parts:
+        for stage, seconds in part.items():
+            total[stage] = total.get(stage, 0.0) + seconds
+    return total
+
+
+def failures_table(records: Sequence[TrialRecord]) -> str:
+    rows = []
+    for record in records:
+        if record.status == "failed":
+            params = ", ".join(f"{key} = {value_text(value)}" for key, value in record.params.items())
+            rows.append((str(record.number), params, record.error_kind or "", record.error or "not recorded"))
+    return plain_table(("trial", "searched", "kind", "error"), rows)
+
+
+def mapping_table(mapping: Mapping[str, Any]) -> str:
+    """Keys and values; nested values as JSON."""
+    shown = [
+        (k, v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str)) for k, v in mapping.items()
+    ]
+    return plain_table(("key", "value"), shown)
+
+
+def environment_of(records: Sequence[TrialRecord]) -> dict[str, str]:
+    """Every version named by any trial; where trials differ, all values."""
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        for key, value in record.environment.items():
+            found.setdefault(key, {})[value] = None
+    return {key: " | ".join(values) for key, values in found.items()}
+
+
+def plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: int = 0) -> str:
+    """A small table of text; the last ``right`` columns are set flush right."""
+    first_right = len(heads) - right
+
+    def row(tag: str, cells: Sequence[str]) -> str:
+        kinds = ("" if i < first_right else ' class="right"' for i in range(len(cells)))
+        return "<tr>" + "".join(f"<{tag}{k}>{escape(c)}</{tag}>" for k, c in zip(kinds, cells, strict=True)) + "</tr>"
+
+    body = "".join(row("td", cells) for cells in rows)
+    head = f"<thead>{row('th', heads)}</thead>"
+    return f'<div class="scroll"><table class="plain">{head}<tbody>{body}</tbody></table></div>'

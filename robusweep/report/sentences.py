@@ -1,0 +1,135 @@
+"""The words that the reports share: numbers as text, the summary, the honest reading, and the definitions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from robusweep.front import Objective, Point, short_name
+from robusweep.record import TrialRecord
+from robusweep.report.readings import Measured, axes_of, bounds_of, knee_of, measured
+from robusweep.scores import Rate
+
+KNEE, FRONT = "★", "●"
+
+DEFINITIONS = {
+    "clean accuracy": "right without any attack / all scored examples",
+    "robust accuracy": "right under every known attack / all attacked examples; an example that is wrong "
+    "before the attack counts as wrong",
+    "accuracy under attack": "right before and after this attack / all attacked examples",
+    "success rate": "turned wrong by this attack / examples that were right before it",
+    "median queries": "texts that the attack asked the model about, median over examples that were right before",
+    "train seconds": "what training the adapters of the trial took, also where they were reused from the cache",
+    "interval": "Wilson score interval at 95 %, for each rate by itself; n is the denominator",
+    "front": "the points that no other point beats: none is at least as good in every objective and better in one",
+    "knee": "the front point with the largest sum of objectives, each scaled to [0, 1] over the front",
+}
+
+CAUTION = (
+    "The front was selected on validation data. The best of many points is partly lucky, so these numbers are "
+    "optimistic until `robusweep confirm` has scored the front on test data."
+)
+
+
+def percent(rate: Rate) -> str:
+    """``93.5 % [91.0, 95.4]``; ``no data`` without a denominator."""
+    if rate.n == 0:
+        return "no data"
+    return f"{100 * rate.value:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+
+
+def reading_text(reading: Measured) -> str:
+    return percent(reading) if isinstance(reading, Rate) else f"{seconds_text(reading)} s"
+
+
+def seconds_text(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.1f}"
+
+
+def n_text(rates: Sequence[Rate]) -> str:
+    """``n = 400``, or the range where the denominators differ."""
+    counts = sorted({rate.n for rate in rates})
+    if not counts:
+        return "n = 0"
+    return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}–{counts[-1]}"
+
+
+def value_text(value: Any) -> str:
+    """A searched value as a person reads it; everything but numbers and text as JSON, as in the recipe."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def all_notices(notices: Sequence[str], records: Sequence[TrialRecord]) -> list[str]:
+    """The given notices and each stand-in that a record names, once each."""
+    return list(dict.fromkeys([*notices, *(s.notice() for record in records for s in record.stand_ins)]))
+
+
+def protocol_hashes(points: Sequence[Point], records: Sequence[TrialRecord]) -> list[str]:
+    hashes = [*(p.protocol_hash for p in points), *(r.protocol_hash for r in records)]
+    return [h for h in dict.fromkeys(hashes) if h]
+
+
+def summary_sentence(points: Sequence[Point], records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> str:
+    """One sentence: what was run, what came of it, and the knee."""
+    n_failed = sum(record.status == "failed" for record in records)
+    trained = sum(record.n_trained for record in records)
+    reused = sum(len(record.adapters) for record in records) - trained
+    text = f"{counted(len(records), 'trial')} trained {counted(trained, 'adapter')}"
+    if reused:
+        text += f" and reused {reused} from the cache"
+    if n_failed:
+        text += f", {'all' if n_failed == len(records) > 1 else n_failed} failed"
+    if not points:
+        return f"{text}; no point was scored, so there is no front."
+    text += f", {counted(len(points), 'point')} scored, {sum(p.pareto for p in points)} on the front"
+    best = knee_of(points)
+    if best is None:
+        return f"{text}."
+    readings = [f"{a.label} {reading_text(measured(best, a.metric))}" for a in axes_of(objectives)]
+    return f"{text}; knee: {short_name(best.id, best.params)} with {' and '.join(readings)}."
+
+
+def overlap_sentence(points: Sequence[Point], objectives: Sequence[Objective]) -> str | None:
+    """How many front points the intervals can't tell from the knee; None without a knee."""
+    best = knee_of(points)
+    if best is None:
+        return None
+    others = [p for p in points if p.pareto and p is not best]
+    if not others:
+        return "The front is a single point."
+    rates = [axis for axis in axes_of(objectives) if axis.is_rate]
+    overlapping = [[overlap(measured(p, a.metric), measured(best, a.metric)) for a in rates] for p in others]
+    counts = [f"in {axis.label} for {sum(row[i] for row in overlapping)}" for i, axis in enumerate(rates)]
+    if len(rates) > 1:
+        counts.append(f"in both for {sum(all(row) for row in overlapping)}")
+    return (
+        f"Of {counted(len(others), 'other front point')}, the 95 % interval overlaps the knee's {', '.join(counts)}. "
+        "Where intervals overlap, this sweep alone does not show which point is better."
+    )
+
+
+def overlap(a: Measured, b: Measured) -> bool:
+    (a_low, a_high), (b_low, b_high) = bounds_of(a), bounds_of(b)
+    return a_low <= b_high and b_low <= a_high
+
+
+def axes_sentence(objectives: Sequence[Objective]) -> str | None:
+    """What the figure leaves out or adds, when the objectives are not two."""
+    x, y = axes_of(objectives)
+    if len(objectives) > 2:
+        rest = ", ".join(o.metric for o in objectives[2:])
+        return (
+            f"x and y are the first two of {len(objectives)} objectives; not drawn: {rest}. A front point below "
+            "the line is on the front for what is not drawn."
+        )
+    if len(objectives) == 1:
+        drawn = f"{x.label} and {y.label}"
+        return f"There is one objective, {objectives[0].metric}; the front is its best value. Drawn are {drawn}."
+    return None

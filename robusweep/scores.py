@@ -1,0 +1,146 @@
+"""Rates with their counts and intervals, calibration, and the geometry of a Pareto front."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from robusweep.spec import Spec
+
+Goal = Literal["max", "min"]
+Z95 = 1.959963984540054  # two-sided 95 % normal quantile
+
+
+class Rate(Spec):
+    """A fraction in [0, 1] with its 95 % Wilson interval and its denominator ``n``.
+
+    Without a denominator (``n == 0``: no example was there to count) nothing is known: value 0, interval [0, 1].
+    """
+
+    value: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    n: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Rate:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"a rate's interval must hold its value: {self.low} <= {self.value} <= {self.high}")
+        return self
+
+    @classmethod
+    def of(cls, k: int, n: int) -> Rate:
+        """``k`` of ``n``, with the Wilson (1927) score interval at 95 %."""
+        if not 0 <= k <= n:
+            raise ValueError(f"{k} of {n} is not a rate")
+        if n == 0:
+            return cls(value=0.0, low=0.0, high=1.0, n=0)
+        p, zz = k / n, Z95 * Z95
+        centre = (p + zz / (2 * n)) / (1 + zz / n)
+        half = Z95 * math.sqrt(p * (1 - p) / n + zz / (4 * n * n)) / (1 + zz / n)
+        return cls(value=p, low=min(p, max(0.0, centre - half)), high=max(p, min(1.0, centre + half)), n=n)
+
+
+def clean_accuracy(logits: NDArray[np.float32], labels: Sequence[int]) -> Rate:
+    """Right / all. ``logits`` is [n, classes]; a row that is not finite counts as wrong."""
+    right = (logits.argmax(axis=1) == np.asarray(labels)) & np.isfinite(logits).all(axis=1)
+    return Rate.of(int(right.sum()), len(labels))
+
+
+def summary(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """(median, 90th percentile), or (None, None) of nothing."""
+    return (float(median(values)), float(np.percentile(values, 90))) if values else (None, None)
+
+
+def fit_temperature(logits: NDArray[np.float32], labels: Sequence[int]) -> float:
+    """The temperature T > 0 that minimises the cross-entropy of softmax(logits / T), within [0.01, 100].
+
+    Golden-section search on log T (the loss is unimodal in it). Guo et al. 2017, section 4.2.
+    """
+
+    def loss(log_t: float) -> float:
+        scaled = logits.astype(np.float64) / math.exp(log_t)
+        scaled -= scaled.max(axis=1, keepdims=True)
+        log_sum = np.log(np.exp(scaled).sum(axis=1))
+        return float((log_sum - scaled[np.arange(len(labels)), np.asarray(labels)]).mean())
+
+    low, high, ratio = math.log(0.01), math.log(100.0), (math.sqrt(5) - 1) / 2
+    for _ in range(60):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, right) if loss(left) <= loss(right) else (left, high)
+    return math.exp((low + high) / 2)
+
+
+def _as_maximised(points: Sequence[Sequence[float]], goals: Sequence[Goal]) -> NDArray[np.float64]:
+    signs = np.array([1.0 if goal == "max" else -1.0 for goal in goals])
+    maximised: NDArray[np.float64] = np.asarray(points, dtype=np.float64).reshape(len(points), len(goals)) * signs
+    return maximised
+
+
+def pareto_ranks(points: Sequence[Sequence[float]], goals: Sequence[Goal]) -> list[int]:
+    """Non-dominated rank of each point, 1 for the front. Equal points share a rank.
+
+    A point dominates another when it is no worse in every objective and better in at least one.
+    """
+    values = _as_maximised(points, goals)
+    ranks = np.zeros(len(points), dtype=int)
+    rank = 0
+    while np.any(ranks == 0):
+        rank += 1
+        rest = np.flatnonzero(ranks == 0)
+        left = values[rest]
+        no_worse = (left[None, :, :] >= left[:, None, :]).all(axis=2)
+        better = (left[None, :, :] > left[:, None, :]).any(axis=2)
+        ranks[rest[~(no_worse & better).any(axis=1)]] = rank
+    return ranks.tolist()
+
+
+def knee(points: Sequence[Sequence[float]], goals: Sequence[Goal]) -> int | None:
+    """Index of the front's knee: the largest sum of objectives, each scaled to [0, 1] over the front.
+
+    With two objectives this is the point farthest from the line through the front's two ends. Ties go to the
+    larger first objective, then to the earlier point.
+    """
+    if not points:
+        return None
+    values = _as_maximised(points, goals)
+    front = [i for i, rank in enumerate(pareto_ranks(points, goals)) if rank == 1]
+    spread = values[front].max(axis=0) - values[front].min(axis=0)
+    scaled = (values - values[front].min(axis=0)) / np.where(spread > 0, spread, 1.0)
+    return max(front, key=lambda i: (round(float(scaled[i].sum()), 12), float(values[i][0]), -i))
+
+
+def hypervolume(points: Sequence[Sequence[float]], goals: Sequence[Goal], reference: Sequence[float]) -> float:
+    """The volume that the points dominate above ``reference`` (a point in the same units).
+
+    Exact for any number of objectives, by slicing along the last one.
+    """
+    values = _as_maximised(points, goals) - _as_maximised([reference], goals)
+    return _volume(values[(values > 0).all(axis=1)])
+
+
+def _volume(values: NDArray[np.float64]) -> float:
+    if len(values) == 0:
+        return 0.0
+    if values.shape[1] == 1:
+        return float(values.max())
+    total, upper = 0.0, values[np.argsort(-values[:, -1])]
+    for i, height in enumerate(upper[:, -1]):
+        below = float(upper[i + 1, -1]) if i + 1 < len(upper) else 0.0
+        if height > below:
+            total += (float(height) - below) * _volume(upper[: i + 1, :-1])
+    return total
+
+
+def metric_value(name: str, metrics: Mapping[str, float]) -> float:
+    """The finite value of a metric by name. Raises ``ValueError`` when it is missing or not finite."""
+    value = metrics.get(name)
+    if value is None or not math.isfinite(value):
+        raise ValueError(f"metric {name!r} is {value!r}; it was expected to be a finite number")
+    return value

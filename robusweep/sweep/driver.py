@@ -1,0 +1,149 @@
+"""The driver's side of a sweep, whatever executes it: hand out assignments, take records, keep the front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from robusweep.assignment import Assignment, PointPlan, trial_dir, trial_id
+from robusweep.front import Point, assess, metrics_of
+from robusweep.recipe import Recipe, SweepPlan
+from robusweep.record import StandIn, TrialRecord, read_trials, write_json, write_text
+from robusweep.scores import metric_value
+from robusweep.sweep.study import Asked, Study
+
+
+class Driver:
+    """Hands out trials until the budget is spent; told records go to disk, to the study and to ``on_change``.
+
+    ``recipe`` has its stand-ins in place; ``on_change`` is called after each trial with what happened, in one line.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        plan: SweepPlan,
+        recipe: Recipe,
+        stand_ins: list[StandIn],
+        *,
+        name: str,
+        on_change: Callable[[str], None],
+    ) -> None:
+        assert plan.recipe.search is not None
+        self.root, self.name, self.plan, self.recipe, self.stand_ins = root, name, plan, recipe, stand_ins
+        self.objectives = plan.recipe.search.objectives
+        self.n_trials = plan.recipe.search.budget.n_trials
+        self.on_change = on_change
+        self.study = Study(self.run_dir / "study.journal", plan)
+        self._live: dict[int, Asked] = {}
+        self._reconcile()
+
+    @property
+    def run_dir(self) -> Path:
+        return self.root / "runs" / self.name
+
+    def _reconcile(self) -> None:
+        """Bring the study up to what is on disk: a record that was written but not told, a curve told in part."""
+        written = {record.number: record for record in read_trials(self.run_dir)}
+        for asked in self.study.finished():
+            if asked.number in written and written[asked.number].status == "complete":
+                self.study.complete(asked, self._values(written[asked.number]))
+        self._waiting = []
+        for asked in self.study.orphans():
+            record = written.get(asked.number)
+            if record is not None and record.status == "complete":
+                self._tell(asked, record)
+            else:
+                self._waiting.append(asked)
+
+    def next_assignment(self) -> Assignment | None:
+        """The next trial to run: an orphan first, then a new one; None when the budget is spent or handed out."""
+        if self._waiting:
+            asked = self._waiting.pop(0)
+        elif sum(self.study.counts().values()) < self.n_trials:
+            asked = self.study.ask()
+        else:
+            return None
+        self._live[asked.number] = asked
+        return self._assignment(asked)
+
+    def _assignment(self, asked: Asked) -> Assignment:
+        points = []
+        for i, values in enumerate(self.plan.space.grid_points(asked.params)):
+            params = {k: v for k, v in (asked.params | values).items() if k in self.plan.space.dimensions}
+            ordered = {key: params[key] for key in self.plan.space.dimensions if key in params}
+            mix = self.plan.with_params(ordered).mix
+            points.append(PointPlan(id=f"{trial_id(asked.number)}.{i:02d}", params=ordered, mix=mix))
+        recipe = self.plan.with_params(asked.params)
+        return Assignment(
+            name=self.name,
+            number=asked.number,
+            recipe=recipe.model_copy(update={"data": self.recipe.data, "model": self._model(recipe)}),
+            params=asked.params,
+            points=points,
+            stand_ins=self.stand_ins,
+            root=str(self.root.resolve()),
+        )
+
+    def _model(self, recipe: Recipe) -> object:
+        """The trial's model block (it may be searched), on the base that is really loaded."""
+        return recipe.model.model_copy(update={"base": self.recipe.model.base})
+
+    def finished(self, number: int, record_json: str | None, error: str | None = None) -> None:
+        """Take what a worker handed back: a record, or how the worker itself died."""
+        asked = self._live.pop(number)
+        path = trial_dir(self.root, self.name, number) / "record.json"
+        try:
+            record = TrialRecord.model_validate_json(record_json) if record_json else None
+        except ValidationError as e:
+            record, error = None, f"the worker's record can't be read: {e}"
+        if record is None:
+            record = self._lost(asked, error or "the worker ended without a record")
+        if record_json is None or not path.is_file():
+            write_text(path, record.model_dump_json(indent=2) + "\n")
+        self._tell(asked, record)
+        outcome = f"{len(record.points)} points" if record.status == "complete" else f"failed: {record.error_kind}"
+        self.on_change(f"{trial_id(number)} {outcome}")
+
+    def _lost(self, asked: Asked, error: str) -> TrialRecord:
+        return TrialRecord(
+            name=self.name,
+            number=asked.number,
+            status="failed",
+            params=asked.params,
+            recipe=self.recipe.model_dump(mode="json"),
+            recipe_digest=self.recipe.trial_digest(),
+            stand_ins=self.stand_ins,
+            error=error,
+            error_kind="WorkerLost",
+        )
+
+    def _tell(self, asked: Asked, record: TrialRecord) -> None:
+        """Complete with finite values for every objective, or failed: never anything in between."""
+        try:
+            values = self._values(record) if record.status == "complete" else []
+        except ValueError as e:
+            failed = record.model_copy(update={"status": "failed", "error": str(e), "error_kind": "MetricMissing"})
+            write_text(trial_dir(self.root, self.name, asked.number) / "record.json", failed.model_dump_json(indent=2))
+            values = []
+        if values:
+            self.study.complete(asked, values)
+        else:
+            self.study.fail(asked)
+
+    def _values(self, record: TrialRecord) -> list[tuple[str, dict[str, object], list[float]]]:
+        return [
+            (p.id, p.params, [metric_value(o.metric, metrics_of(record, p)) for o in self.objectives])
+            for p in record.points
+        ]
+
+    def records(self) -> list[TrialRecord]:
+        return read_trials(self.run_dir)
+
+    def points(self, run_ids: dict[str, str] | None = None) -> list[Point]:
+        """All points, assessed; also written to ``front.json``."""
+        points = assess(self.records(), self.objectives, run_ids)
+        write_json(self.run_dir / "front.json", [point.model_dump(mode="json") for point in points])
+        return points

@@ -1,0 +1,36 @@
+"""Write a run's reports again from what is on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from robusweep.attacks import PROTOCOLS
+from robusweep.errors import MissingError
+from robusweep.front import Objective
+from robusweep.record import read_trials
+from robusweep.report import write_reports
+from robusweep.sweep.status import read_points
+
+
+def rebuild_reports(run_dir: Path) -> list[Path]:
+    """Reports and figures from the records of a run. Raises ``MissingError`` when the run's folder lacks its
+    description."""
+    described = run_dir / "sweep.json"
+    if not described.is_file():
+        raise MissingError(
+            f"{described} is missing, so the run's objectives are not known", hint="run the recipe again"
+        )
+    identity = json.loads(described.read_text(encoding="utf-8"))
+    records = read_trials(run_dir)
+    notices = dict.fromkeys(s.notice() for record in records for s in record.stand_ins)
+    return write_reports(
+        run_dir,
+        name=run_dir.name,
+        points=read_points(run_dir),
+        records=records,
+        objectives=[Objective.model_validate(o) for o in identity["objectives"]],
+        recipe_yaml=(run_dir / "recipe.resolved.yaml").read_text(encoding="utf-8"),
+        notices=list(notices),
+        protocol=PROTOCOLS[identity["attacks"]["protocol"]].model_dump(mode="json"),
+    )

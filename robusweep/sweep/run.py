@@ -1,0 +1,242 @@
+"""Start a sweep, or go on with it: the same command does both."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from robusweep import trial
+from robusweep.assignment import check_data, resolved
+from robusweep.environment import environment
+from robusweep.errors import MissingError, UsageError
+from robusweep.front import Point
+from robusweep.recipe import Recipe, SweepPlan
+from robusweep.record import StandIn, TrialRecord, write_json, write_text
+from robusweep.report import write_reports
+from robusweep.sweep.driver import Driver
+
+Say = Callable[[str], None]
+SYNC_SECONDS = 60.0  # between two writings of reports and MLflow while trials run
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a sweep came to."""
+
+    name: str
+    run_dir: Path
+    records: list[TrialRecord]
+    points: list[Point]
+
+    @property
+    def n_failed(self) -> int:
+        return sum(record.status == "failed" for record in self.records)
+
+
+def run_sweep(
+    plan: SweepPlan,
+    *,
+    root: Path,
+    say: Say,
+    name: str | None = None,
+    address: str | None = None,
+    work: Callable[[str], str] = trial.work,
+    track: bool = True,
+) -> Finished:
+    """Run the sweep to its budget and leave records, front, report and MLflow behind.
+
+    A finished sweep trains nothing. A killed one goes on: trials that were running start again under their number,
+    from
+    their last finished stage. Raises ``UsageError`` when the folder holds another sweep or another driver runs it.
+    """
+    recipe, stand_ins = resolved(plan.recipe)
+    dataset = check_data(recipe)
+    for stand_in in stand_ins:
+        say(f"NOTICE {stand_in.notice()}")
+    for note in dataset.notes:
+        say(f"data: {note}")
+    name = name or plan.recipe.name
+    run_dir = root / "runs" / name
+    with _only_driver(run_dir):
+        _same_sweep(run_dir, plan, recipe)
+        _write_inputs(run_dir, plan, recipe)
+        sync = _Tracking(root, name, plan, run_dir, recipe, stand_ins, say=say, wanted=track)
+        driver = Driver(
+            root, plan, recipe, stand_ins, name=name, on_change=lambda text: _changed(driver, text, say, sync)
+        )
+        begun = driver.study.counts()
+        if begun["running"]:
+            say(f"going on: {begun['complete']} trials complete, {begun['running']} were running and start again")
+        if sum(begun.values()) < driver.n_trials or begun["running"]:
+            _execute(driver, work, recipe=recipe, address=address, say=say)
+        else:
+            say(f"all {driver.n_trials} trials are done already; nothing is trained")
+        points = sync(driver, finished=True)
+        records = driver.records()
+        sync.reports(driver, points)
+    return Finished(name, run_dir, records, points)
+
+
+def _execute(driver: Driver, work: Callable[[str], str], *, recipe: Recipe, address: str | None, say: Say) -> None:
+    resources = recipe.resources
+    if resources.executor == "local":
+        from robusweep.sweep.local import run_local
+
+        n_workers = resources.max_concurrent or max(1, int((os.cpu_count() or 1) // resources.cpus))
+        say(f"running on {n_workers} local worker processes")
+        run_local(driver, work, n_workers=n_workers)
+    else:
+        from robusweep.sweep.ray_tune import run_ray
+
+        say(f"starting Ray{f' at {address}' if address else ''}")
+        run_ray(driver, work, resources=resources, address=address)
+
+
+def _changed(driver: Driver, text: str, say: Say, sync: _Tracking) -> None:
+    points = sync(driver, finished=False)
+    front = [p for p in points if p.pareto]
+    counts = driver.study.counts()
+    best = " · ".join(
+        f"best {label} {max(getattr(p, metric).value for p in points):.3f}"
+        for label, metric in (("clean", "clean_accuracy"), ("robust", "robust_accuracy"))
+        if points
+    )
+    done = counts["complete"] + counts["failed"]
+    say(f"{done}/{driver.n_trials} trials · {text} · {len(points)} points, {len(front)} on the front · {best}")
+
+
+class _Tracking:
+    """MLflow as a projection of the records: written at the end, caught up by the next run when it could not be."""
+
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        plan: SweepPlan,
+        run_dir: Path,
+        recipe: Recipe,
+        stand_ins: list[StandIn],
+        *,
+        say: Say,
+        wanted: bool,
+    ) -> None:
+        self._root, self._name, self._plan, self._run_dir, self._recipe = root, name, plan, run_dir, recipe
+        self._notices, self._say, self._wanted = [s.notice() for s in stand_ins], say, wanted
+        self._file = run_dir / "mlflow.json"
+        self._next = time.monotonic() + SYNC_SECONDS
+        self.run_ids: dict[str, str] = json.loads(self._file.read_text()) if self._file.is_file() else {}
+
+    def __call__(self, driver: Driver, *, finished: bool) -> list[Point]:
+        """Write reports and MLflow; the points come back with their MLflow run ids.
+
+        Before the end this does nothing for a while after the last time, ten times as long as that took.
+        """
+        points = driver.points(self.run_ids)
+        began = time.monotonic()
+        if not self._wanted or (not finished and began < self._next):
+            return points
+        from robusweep.tracking import sync
+
+        artifacts = self.reports(driver, points)
+        try:
+            self.run_ids = sync(
+                self._root,
+                name=self._name,
+                sweep_id=self._plan.sweep_digest()[:12],
+                points=points,
+                records=driver.records(),
+                objectives=driver.objectives,
+                artifacts=[*artifacts, self._run_dir / "front.json"],
+                recipe_yaml=as_yaml(self._recipe),
+                notices=self._notices,
+                finished=finished,
+            )
+        except MissingError as e:
+            self._say(
+                f"NOTICE MLflow was not written ({e.message}); the records are on disk and the next run catches up"
+            )
+            return points
+        finally:
+            self._next = time.monotonic() + max(SYNC_SECONDS, 10 * (time.monotonic() - began))
+        write_json(self._file, self.run_ids)
+        return driver.points(self.run_ids)
+
+    def reports(self, driver: Driver, points: list[Point]) -> list[Path]:
+        """report.html, report.md, report.json and the figures, of the records as they are now."""
+        return write_reports(
+            self._run_dir,
+            name=self._name,
+            points=points,
+            records=driver.records(),
+            objectives=driver.objectives,
+            recipe_yaml=as_yaml(self._recipe),
+            notices=self._notices,
+            protocol=self._recipe.attacks.constraints.model_dump(mode="json"),
+        )
+
+
+def as_yaml(recipe: Recipe) -> str:
+    """The recipe with every default, as YAML."""
+    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _write_inputs(run_dir: Path, plan: SweepPlan, recipe: Recipe) -> None:
+    source = Path(plan.file)
+    write_text(run_dir / "recipe.yaml", source.read_text(encoding="utf-8"))
+    write_text(run_dir / "recipe.resolved.yaml", as_yaml(recipe))
+    assert plan.recipe.search is not None
+    write_json(run_dir / "budget.json", {"n_trials": plan.recipe.search.budget.n_trials})
+    write_json(run_dir / "environment.json", environment() | {"written": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+
+
+def _same_sweep(run_dir: Path, plan: SweepPlan, recipe: Recipe) -> None:
+    """Refuse to mix two sweeps in one folder: what decides the numbers must be what it was."""
+    used = recipe.model_dump(mode="json", include={"data", "model"})
+    now = json.loads(json.dumps(plan.identity() | {"used": used}))
+    path = run_dir / "sweep.json"
+    if not path.is_file():
+        write_json(path, now)
+        return
+    differences = _differences(json.loads(path.read_text()), now)
+    if differences:
+        raise UsageError(
+            f"{run_dir} holds a sweep of another recipe:\n    " + "\n    ".join(differences),
+            hint=f"give the changed recipe another name (--name {run_dir.name}_2), or undo the change",
+        )
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = dict.fromkeys([*old, *new])
+        inner = [_differences(old.get(n), new.get(n), f"{key}.{n}" if key else str(n)) for n in names]
+        return [line for lines in inner for line in lines]
+    return [] if old == new else [f"{key}: {json.dumps(old)} -> {json.dumps(new)}"]
+
+
+@contextmanager
+def _only_driver(run_dir: Path) -> Iterator[None]:
+    """One driver for a sweep. The lock goes with its process, so a kill leaves none behind."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / "LOCK").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UsageError(
+                f"{run_dir} is being run by another process ({file.read().strip() or 'unknown'})",
+                hint=f"watch it with: robusweep status {run_dir.name}",
+            ) from None
+        file.truncate(0)
+        file.write(f"pid {os.getpid()}\n")
+        file.flush()
+        yield

@@ -1,0 +1,87 @@
+"""What a sweep is doing, read from its folder: no study, no Ray, from any terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from robusweep.errors import EmptyFrontError, UsageError, nearest
+from robusweep.front import Point
+from robusweep.record import TrialRecord
+
+_POINTS: TypeAdapter[list[Point]] = TypeAdapter(list[Point])
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """``state``: complete, failed, running, or interrupted (no driver is there, and no record)."""
+
+    id: str
+    state: str
+    last: str  # the last line of its log
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    name: str
+    running: bool
+    n_trials: int | None
+    trials: list[TrialStatus]
+    n_points: int
+    n_front: int
+
+
+def find_run(root: Path, name_or_dir: str) -> Path:
+    """The folder of a run, given its name or the folder itself. Raises ``UsageError`` with the nearest name."""
+    for candidate in (Path(name_or_dir), root / "runs" / name_or_dir):
+        if (candidate / "sweep.json").is_file() or (candidate / "trials").is_dir():
+            return candidate
+    names = sorted(p.name for p in (root / "runs").glob("*") if p.is_dir())
+    near = nearest(name_or_dir, names)
+    hint = f"did you mean {near!r}?" if near else f"runs here: {', '.join(names) or 'none yet'}"
+    raise UsageError(f"there is no run {name_or_dir!r} below {root / 'runs'}", hint=hint)
+
+
+def read_points(run_dir: Path) -> list[Point]:
+    """All assessed points of a run. Raises ``EmptyFrontError`` when there is none."""
+    path = run_dir / "front.json"
+    points = _POINTS.validate_json(path.read_text(encoding="utf-8")) if path.is_file() else []
+    if not points:
+        raise EmptyFrontError(f"{run_dir} has no completed point yet", hint=f"robusweep status {run_dir.name}")
+    return points
+
+
+def read_status(run_dir: Path) -> SweepStatus:
+    """The state of every trial of a run."""
+    running = is_running(run_dir)
+    trials = []
+    for folder in sorted(run_dir.glob("trials/*")):
+        log = folder / "log.txt"
+        lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+        record = folder / "record.json"
+        state: str = "running" if running else "interrupted"
+        if record.is_file():
+            state = TrialRecord.model_validate_json(record.read_text(encoding="utf-8")).status
+        trials.append(TrialStatus(folder.name, state, lines[-1] if lines else ""))
+    front = run_dir / "front.json"
+    points = _POINTS.validate_json(front.read_text(encoding="utf-8")) if front.is_file() else []
+    budget = run_dir / "budget.json"
+    n_trials = json.loads(budget.read_text())["n_trials"] if budget.is_file() else None
+    return SweepStatus(run_dir.name, running, n_trials, trials, len(points), sum(p.pareto for p in points))
+
+
+def is_running(run_dir: Path) -> bool:
+    """Whether a driver holds the run's lock now."""
+    lock = run_dir / "LOCK"
+    if not lock.is_file():
+        return False
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False

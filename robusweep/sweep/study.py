@@ -1,0 +1,205 @@
+"""The Optuna study of a sweep: the one record of which trials were asked for, finished or failed.
+
+A trial of ours trains once and yields one point for each after-training value. In Optuna's terms the first point is
+the trial
+that was asked for, and the others are added as completed trials of their own with their full parameters, so that
+the
+sampler learns from the whole curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robusweep.errors import UsageError
+from robusweep.front import Objective
+from robusweep.recipe import AnySampler, Gp, Nsga2, Nsga3, Qmc, RandomSearch, SweepPlan, Tpe
+from robusweep.seeds import derive
+from robusweep.space import Dimension, SearchSpace
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+
+NUMBER, POINT, ATTEMPT, IDENTITY = "robusweep.number", "robusweep.point", "robusweep.attempt", "robusweep.identity"
+MAX_ATTEMPTS = 3  # a trial that was running when the driver died is started again this often
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial to run: our number, its place in the study, and the searched values that training depends on."""
+
+    number: int
+    optuna_number: int
+    params: dict[str, Any]
+
+
+class Study:
+    """Ask for trials and tell what became of them. Every change is on disk when the call returns."""
+
+    def __init__(self, path: Path, plan: SweepPlan) -> None:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+        from optuna.study import StudyDirection
+
+        if plan.recipe.search is None:
+            raise UsageError(f"{plan.file}: the recipe has no 'search', so there is no sweep to run")
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.space: SearchSpace = plan.space
+        self.objectives: list[Objective] = plan.recipe.search.objectives
+        self.seed = plan.recipe.seed
+        self._sampler = plan.recipe.search.sampler
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # a kill while Optuna held its lock leaves the lock behind; we hold the sweep's own lock, so nobody else has it
+        path.with_name(path.name + ".lock").unlink(missing_ok=True)
+        wanted = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+        directions = [wanted[o.goal] for o in self.objectives]
+        self._study: optuna.Study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(path))),
+            study_name=plan.sweep_digest()[:12],
+            directions=directions,
+            load_if_exists=True,
+        )
+        if self._study.directions != directions:  # Optuna itself would go on silently
+            raise UsageError(f"{path}: the study's directions are not those of the recipe's objectives")
+
+    def counts(self) -> dict[str, int]:
+        """Trials (not points) by state: complete, failed, running."""
+        states = {"COMPLETE": "complete", "FAIL": "failed", "RUNNING": "running"}
+        counted = dict.fromkeys(states.values(), 0)
+        for trial in self._asked():
+            counted[states[trial.state.name]] += 1
+        return counted
+
+    def n_points(self) -> int:
+        """Completed trials of the study, which are our points."""
+        from optuna.trial import TrialState
+
+        return len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+
+    def orphans(self) -> list[Asked]:
+        """Trials that were running when an earlier driver died, to be run again under their own number.
+
+        A trial that was started too often already is told as failed. One that never got its number is failed, too.
+        """
+        from optuna.trial import TrialState
+
+        found = []
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            attempt = int(trial.user_attrs.get(ATTEMPT, 1))
+            if NUMBER not in trial.user_attrs or attempt >= MAX_ATTEMPTS:
+                self._study.tell(trial.number, state=TrialState.FAIL)
+                continue
+            self._study._storage.set_trial_user_attr(trial._trial_id, ATTEMPT, attempt + 1)
+            found.append(self._asked_from(trial))
+        return found
+
+    def ask(self) -> Asked:
+        """A new trial. Its parameters depend on the seed, its number and the trials told so far."""
+        number = len(self._asked())
+        self._study.sampler = make_sampler(self._sampler, derive(self.seed, "sampler", number) % 2**32)
+        grids = self.space.training_grids()
+        fixed = dict(grids[number % len(grids)]) | {k: d.corners()[0] for k, d in self.space.after_training.items()}
+        if fixed:
+            self._study.enqueue_trial(fixed)
+        trial = self._study.ask()
+        trial.set_user_attr(NUMBER, number)
+        params: dict[str, Any] = {}
+        for key, dimension in self.space.dimensions.items():
+            if dimension.holds(params):
+                params[key] = _suggest(trial, key, dimension)
+        return Asked(number, trial.number, {k: v for k, v in params.items() if k in self.space.training})
+
+    def complete(self, asked: Asked, points: Sequence[tuple[str, dict[str, Any], Sequence[float]]]) -> None:
+        """Tell a finished trial: each point's id, full parameters and objective values. Telling twice changes
+        nothing."""
+        from optuna.trial import TrialState, create_trial
+
+        frozen = self._study.get_trials(deepcopy=False)[asked.optuna_number]
+        told = {
+            t.user_attrs.get(POINT) for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE
+        }
+        for i, (point_id, params, values) in enumerate(points):
+            if point_id in told:
+                continue
+            if i == 0:
+                self._study._storage.set_trial_user_attr(frozen._trial_id, POINT, point_id)
+                self._study.tell(asked.optuna_number, list(values))
+                continue
+            added = create_trial(
+                state=TrialState.COMPLETE,
+                params=params,
+                distributions={key: _distribution(self.space.dimensions[key]) for key in params},
+                values=list(values),
+                user_attrs={POINT: point_id},
+                # a genetic sampler finds its generation here; without it, it would learn from the first point only
+                system_attrs={k: v for k, v in frozen.system_attrs.items() if "generation" in k},
+            )
+            self._study.add_trial(added)
+
+    def fail(self, asked: Asked) -> None:
+        """Tell a trial as failed: it has no values and misleads no sampler."""
+        from optuna.trial import TrialState
+
+        self._study.tell(asked.optuna_number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def finished(self) -> list[Asked]:
+        """Trials that are complete, by number."""
+        from optuna.trial import TrialState
+
+        return [self._asked_from(t) for t in self._asked() if t.state == TrialState.COMPLETE]
+
+    def _asked(self) -> list[optuna.trial.FrozenTrial]:
+        return [t for t in self._study.get_trials(deepcopy=False) if NUMBER in t.user_attrs]
+
+    def _asked_from(self, trial: optuna.trial.FrozenTrial) -> Asked:
+        params = {k: v for k, v in trial.params.items() if k in self.space.training}
+        return Asked(int(trial.user_attrs[NUMBER]), trial.number, params)
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    corners = dimension.corners()
+    if dimension.uniform or dimension.log_uniform:
+        return FloatDistribution(corners[0], corners[1], log=dimension.log_uniform is not None)
+    if dimension.integer:
+        return IntDistribution(corners[0], corners[1])
+    return CategoricalDistribution(corners)
+
+
+def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Any:
+    corners = dimension.corners()
+    if dimension.uniform or dimension.log_uniform:
+        return trial.suggest_float(key, corners[0], corners[1], log=dimension.log_uniform is not None)
+    if dimension.integer:
+        return trial.suggest_int(key, corners[0], corners[1])
+    return trial.suggest_categorical(key, corners)
+
+
+def make_sampler(sampler: AnySampler, seed: int) -> optuna.samplers.BaseSampler:
+    """Optuna's sampler for the recipe's block. A new one for each trial: its draws then don't depend on
+    restarts."""
+    import warnings
+
+    from optuna import samplers
+    from optuna.exceptions import ExperimentalWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # QMC and GP are marked so
+        if isinstance(sampler, Tpe):
+            return samplers.TPESampler(seed=seed, n_startup_trials=sampler.n_startup_trials)
+        if isinstance(sampler, Nsga2):
+            return samplers.NSGAIISampler(seed=seed, population_size=sampler.population_size)
+        if isinstance(sampler, Nsga3):
+            return samplers.NSGAIIISampler(seed=seed, population_size=sampler.population_size)
+        if isinstance(sampler, RandomSearch):
+            return samplers.RandomSampler(seed=seed)
+        if isinstance(sampler, Qmc):
+            return samplers.QMCSampler(seed=0, scramble=True)  # the sequence is one: its place is kept in the study
+        assert isinstance(sampler, Gp)
+        return samplers.GPSampler(seed=seed, n_startup_trials=sampler.n_startup_trials)

@@ -1,0 +1,130 @@
+"""The training loop: batches, gradient, clip, step. Small and device-neutral."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from robusweep.errors import StageError
+from robusweep.seeds import derive, generator
+from robusweep.training.base import TrainingMethod
+from robusweep.training.batches import grouped_batches, token_efficiency
+from robusweep.training.precision import fp32_attention
+from robusweep.training.step import Step
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training run was: ``final_loss`` is the mean over the last epoch, ``seconds`` are wall-clock."""
+
+    final_loss: float
+    n_steps: int
+    seconds: float
+    token_efficiency: float
+
+
+def fit(
+    network: nn.Module,
+    method: TrainingMethod,
+    tokens: Sequence[Sequence[int]],
+    labels: Sequence[int],
+    *,
+    pad_id: int,
+    seed: int,
+    bf16: bool,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> Fitted:
+    """Train the network's trainable parameters in place. ``tokens`` are ids per text, unpadded.
+
+    Batches, dropout and perturbations each depend on ``seed`` and their own name alone, so that two methods which
+    start
+    alike see the same batches and masks. The mode that the network was in is restored. Raises ``StageError`` when
+    the
+    loss stops being finite.
+    """
+    device = next(network.parameters()).device
+    lengths = [len(row) for row in tokens]
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=method.learning_rate, weight_decay=method.weight_decay)
+    epochs = [
+        grouped_batches(lengths, batch_size=method.batch_size, rng=generator(seed, "batches", epoch))
+        for epoch in range(method.n_epochs)
+    ]
+    n_steps = sum(map(len, epochs))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _warm_up_then_decay(n_steps, method.warmup))
+    draws = torch.Generator().manual_seed(derive(seed, "perturbations"))
+    began, mean_loss = time.perf_counter(), 0.0
+    with _training(network), _seeded(derive(seed, "dropout"), device), fp32_attention(network, when=bf16):
+        for epoch, batches in enumerate(epochs):
+            total = 0.0
+            for rows in batches:
+                step = _step(network, tokens, labels, rows, pad_id=pad_id, draws=draws, device=device, bf16=bf16)
+                loss = method.backward(step)
+                if not abs(loss) < float("inf"):
+                    raise StageError(
+                        f"train {method.model_dump()['kind']}: the loss is {loss} in epoch {epoch + 1}",
+                        hint="lower the learning rate or the radius",
+                    )
+                torch.nn.utils.clip_grad_norm_(trainable, method.max_grad_norm)
+                optimiser.step()
+                schedule.step()
+                optimiser.zero_grad(set_to_none=True)
+                total += loss * len(rows)
+            mean_loss = total / len(tokens)
+            if on_epoch:
+                on_epoch(epoch, mean_loss)
+    efficiency = token_efficiency(lengths, [batch for batches in epochs for batch in batches])
+    return Fitted(mean_loss, n_steps, time.perf_counter() - began, efficiency)
+
+
+def _step(
+    network: nn.Module,
+    tokens: Sequence[Sequence[int]],
+    labels: Sequence[int],
+    rows: Sequence[int],
+    *,
+    pad_id: int,
+    draws: torch.Generator,
+    device: torch.device,
+    bf16: bool,
+) -> Step:
+    """The batch of these rows, padded on the right to its longest text."""
+    longest = max(len(tokens[i]) for i in rows)
+    ids = torch.tensor([[*tokens[i], *[pad_id] * (longest - len(tokens[i]))] for i in rows], device=device)
+    lengths = torch.tensor([len(tokens[i]) for i in rows], device=device)
+    mask = torch.arange(longest, device=device) < lengths[:, None]
+    target = torch.tensor([labels[i] for i in rows], device=device)
+    return Step(network, ids, mask, target, draws=draws, bf16=bf16)
+
+
+def _warm_up_then_decay(n_steps: int, warmup: float) -> Callable[[int], float]:
+    """The factor on the peak learning rate: linear from 0 over the warm-up, then linear to 0."""
+    rising = max(1, round(n_steps * warmup))
+
+    def factor(step: int) -> float:
+        return min((step + 1) / rising, max(0.0, (n_steps - step) / max(1, n_steps - rising + 1)))
+
+    return factor
+
+
+@contextmanager
+def _training(network: nn.Module) -> Iterator[None]:
+    was = network.training
+    network.train()
+    try:
+        yield
+    finally:
+        network.train(was)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout draws from a state of its own; the global generators are put back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

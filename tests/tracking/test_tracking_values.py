@@ -1,0 +1,202 @@
+"""What MLflow is told, without MLflow."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+from robusweep.errors import MissingError, UsageError
+from robusweep.front import Objective, Point
+from robusweep.record import AttackScore
+from robusweep.scores import Rate
+from robusweep.tracking import links, store_uri, ui
+from robusweep.tracking.entries import point_entry, point_metrics
+from robusweep.tracking.note import sweep_note
+from robusweep.tracking.view import view_tags
+from robusweep.tracking.volume import Volume
+
+ACCURACIES = [Objective(metric="clean_accuracy"), Objective(metric="robust_accuracy")]
+WITH_COST = [*ACCURACIES, Objective(metric="train_seconds", goal="min")]
+
+
+def a_point(
+    number: int, clean: int, robust: int, *, pareto: bool = True, seconds: float = 10.0, **params: Any
+) -> Point:
+    score = AttackScore(
+        accuracy_under_attack=Rate.of(robust, 100),
+        success_rate=Rate.of(clean - robust, clean),
+        n_queries_median=41.0,
+        n_queries_p90=90.0,
+        words_changed=0.1,
+    )
+    return Point(
+        id=f"t{number:03d}",
+        trial=number,
+        params=params or {"mix.weight": number / 10, "adapter.rank": number},
+        clean_accuracy=Rate.of(clean, 100),
+        robust_accuracy=Rate.of(robust, 100),
+        attacks={"textfooler": score.model_dump(mode="json")},
+        held_out={"pwws": score.model_dump(mode="json")},
+        train_seconds=seconds,
+        pareto=pareto,
+        pareto_rank=1 if pareto else 2,
+        knee=False,
+        protocol_hash="p",
+    )
+
+
+def test_importing_tracking_loads_no_mlflow() -> None:
+    code = "import sys, robusweep.tracking; print([m for m in sys.modules if m.split('.')[0] in ('mlflow', 'torch')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_argument_wins_over_the_environment_and_the_environment_over_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert store_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there")
+    assert store_uri(tmp_path) == "http://there"
+    assert store_uri(tmp_path, "http://here") == "http://here"
+
+
+def test_every_objective_is_a_metric_and_every_rate_has_its_bounds() -> None:
+    metrics = point_metrics(a_point(1, 90, 40))
+    named = {"clean_accuracy", "robust_accuracy", "accuracy_under_attack.textfooler", "train_seconds"}
+    assert named <= metrics.keys()
+    for name in ["clean_accuracy", "robust_accuracy", "accuracy_under_attack.textfooler"]:
+        head, dot, attack = name.partition(".")
+        assert metrics[f"{head}_low{dot}{attack}"] < metrics[name] < metrics[f"{head}_high{dot}{attack}"]
+    assert metrics["n_examples"] == 100
+    assert metrics["n_attacked"] == 90  # the ten that were wrong before are not attacked
+    assert metrics["robustness_gap"] == pytest.approx(0.5)
+
+
+def test_a_held_out_attack_has_names_that_no_objective_has() -> None:
+    metrics = point_metrics(a_point(1, 90, 40))
+    assert "held_out_accuracy_under_attack.pwws" in metrics
+    assert "accuracy_under_attack.pwws" not in metrics
+
+
+def test_only_searched_values_are_params_and_numbers_stay_numbers() -> None:
+    point = a_point(1, 90, 40, **{"adversarial.0.radius": 0.1234567891, "adapter.rank": 8, "mix.kind": "uniform"})
+    entry = point_entry(point, sweep_id="s", parent="r", notices=[])
+    assert entry.params == {"adversarial.0.radius": "0.123457", "adapter.rank": "8", "mix.kind": "uniform"}
+
+
+def test_a_stand_in_is_named_on_every_point_and_absent_where_there_is_none() -> None:
+    point = a_point(1, 90, 40)
+    assert point_entry(point, sweep_id="s", parent="r", notices=["a", "b"]).tags["robusweep.stand_in"] == "a; b"
+    assert "robusweep.stand_in" not in point_entry(point, sweep_id="s", parent="r", notices=[]).tags
+
+
+def test_hypervolume_starts_at_the_first_point_and_never_falls() -> None:
+    history = Volume(ACCURACIES, [a_point(1, 90, 40), a_point(2, 80, 30), a_point(3, 70, 60)], None).history()
+    assert history == pytest.approx([0.9 * 0.4, 0.9 * 0.4, 0.9 * 0.4 + 0.7 * 0.2])
+
+
+def test_a_contribution_is_what_would_be_lost_without_the_point() -> None:
+    points = [a_point(1, 90, 40), a_point(2, 80, 30), a_point(3, 70, 60)]
+    whole = 0.9 * 0.4 + 0.7 * 0.2
+    without_first = 0.7 * 0.6 + 0.1 * 0.3  # the dominated point then takes part of its place
+    assert Volume(ACCURACIES, points, None).contributions() == pytest.approx(
+        {"t001": 100 * (whole - without_first) / whole, "t002": 0.0, "t003": 100 * 0.7 * 0.2 / whole}
+    )
+
+
+def test_two_equal_points_contribute_nothing_each() -> None:
+    assert set(Volume(ACCURACIES, [a_point(1, 90, 40), a_point(2, 90, 40)], None).contributions().values()) == {0.0}
+
+
+def test_the_reference_of_a_cost_is_twice_the_worst_and_stays_once_it_is_stored() -> None:
+    first = Volume(WITH_COST, [a_point(1, 90, 40, seconds=10.0)], None)
+    assert first.reference == [0, 0, 20]
+    later = Volume(WITH_COST, [a_point(1, 90, 40, seconds=10.0), a_point(2, 95, 45, seconds=30.0)], first.stored())
+    assert later.reference == first.reference
+    assert later.history()[0] == first.history()[0]
+    assert later.contributions()["t002"] == 0  # beyond the reference
+
+
+def test_links_carry_the_filter_and_the_layout() -> None:
+    pages = links("http://h:5000/", "7")
+    assert all(page.startswith("http://h:5000/#/experiments/7/runs?") for page in pages.values())
+    assert all("workflowType=machine_learning" in page for page in pages.values())
+    assert "searchFilter=tags.\"robusweep.pareto\" = 'true'&" in unquote(pages["front"])
+    assert "viewStateShareKey=pareto" in pages["view"]
+
+
+def test_the_saved_views_show_what_was_searched_and_leave_out_what_never_changed() -> None:
+    points = [a_point(i, 90 - i, 40 + i, **{"mix.weight": i / 9, "adapter.rank": 8}) for i in range(10)]
+    views = {name: json.loads(text) for name, text in view_tags(points, ACCURACIES).items()}
+    assert len(views) == 2
+    assert {view["searchFilter"] for view in views.values()} == {
+        "tags.\"robusweep.kind\" = 'point'",
+        "tags.\"robusweep.pareto\" = 'true'",
+    }
+    for view in views.values():
+        first, parallel, *_ = view["compareRunCharts"]
+        assert (first["xaxis"]["key"], first["yaxis"]["key"]) == ("clean_accuracy", "robust_accuracy")
+        assert parallel["selectedParams"] == ["mix.weight"]
+        assert "params.`adapter.rank`" not in view["selectedColumns"]
+
+
+def test_a_mixing_weight_is_the_axis_even_where_another_param_took_more_values() -> None:
+    points = [a_point(i, 90 - i, 40 + i, **{"radius": i / 100, "mix.weight": i % 5 / 4}) for i in range(10)]
+    charts = json.loads(view_tags(points, ACCURACIES)["mlflow.sharedViewState.pareto"])["compareRunCharts"]
+    drawn = {chart["xaxis"]["key"] for chart in charts[1:] if chart["type"] in ("SCATTER", "CONTOUR")}
+    assert drawn == {"mix.weight"}
+
+
+@pytest.mark.parametrize("n_points", [0, 1])
+def test_there_is_a_view_before_there_is_anything_to_see(n_points: int) -> None:
+    points = [a_point(i, 90, 40) for i in range(n_points)]
+    assert all(json.loads(text)["compareRunCharts"] for text in view_tags(points, ACCURACIES).values())
+
+
+def test_a_view_of_very_many_params_still_fits_an_experiment_tag() -> None:
+    params = [{f"adversarial.{k}.learning_rate": k + i for k in range(60)} for i in range(3)]
+    points = [a_point(i, 90, 40, **params[i]) for i in range(3)]
+    assert max(len(text) for text in view_tags(points, WITH_COST).values()) < 5000
+
+
+def test_the_note_begins_with_the_notices_and_lists_the_front_only() -> None:
+    points = [a_point(1, 90, 40), a_point(2, 80, 30, pareto=False)]
+    note = sweep_note("1", points, {"t001": "run1", "t002": "run2"}, ["stand-in for data"])
+    assert note.startswith("> **stand-in for data**")
+    assert "/runs/run1?" in note
+    assert "run2" not in note
+
+
+def test_a_note_of_a_long_front_says_that_it_is_cut() -> None:
+    points = [a_point(i, 90, 40) for i in range(50)]
+    note = sweep_note("1", points, {p.id: "r" for p in points}, [])
+    assert "20 of 50" in note
+    assert len(note) < 5000
+
+
+def test_the_ui_refuses_a_busy_port_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"port {port}"):
+            ui(tmp_path, port=port)
+
+
+def test_the_ui_of_a_folder_without_a_sweep_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(MissingError, match="no sweep was tracked"):
+        ui(tmp_path, port=port)
+    assert not (tmp_path / "mlflow.db").exists()
