@@ -44,6 +44,8 @@ class Cache:
         with _locked(entry.parent / f".{entry.name}.lock"):
             if self._intact(entry):
                 return entry, True
+            for left in entry.parent.glob(f".{entry.name}.*/"):  # by a process that was killed while it made this entry
+                shutil.rmtree(left)
             temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}."))
             try:
                 make(temporary)
@@ -61,11 +63,11 @@ class Cache:
         try:
             files = json.loads((entry / MANIFEST).read_text())["files"]
             wrong = [name for name, checksum in files.items() if _checksum(entry / name) != checksum]
-        except (OSError, ValueError, KeyError) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:  # JSON of any shape may stand there
             wrong = [f"{MANIFEST} ({type(e).__name__})"]
         if not wrong:
             return True
-        aside = entry.with_name(f".corrupt.{entry.name}.{os.getpid()}")
+        aside = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".corrupt.{entry.name}."))
         entry.rename(aside)
         warnings.warn(
             f"cache entry {entry} is corrupt ({', '.join(wrong)}); set aside as {aside.name} and made again",
@@ -89,7 +91,7 @@ class OutcomeLog:
         self.path = path
         self.done: dict[str, AttackOutcome] = {}
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        for line in text.splitlines():
+        for line in text.split("\n"):  # splitlines would also split at U+2028 and the like inside a text
             outcome = _parsed(line)
             if outcome is not None:
                 self.done[outcome.example_id] = outcome
@@ -120,7 +122,8 @@ def _parsed(line: str) -> AttackOutcome | None:
 
 
 def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

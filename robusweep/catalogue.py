@@ -1,14 +1,17 @@
-"""What there is to choose from: recipes, spaces, runs, and every kind that a recipe can name. Loads no tensor
-library."""
+"""What there is to choose from: recipes, spaces, runs, and every kind that a recipe can name."""
 
 from __future__ import annotations
 
+import functools
+import json
+import operator
 import os
+import re
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -20,10 +23,11 @@ from robusweep.data import AnyData, describe_sources
 from robusweep.errors import MissingError, UsageError, nearest
 from robusweep.hub import hub_reachable
 from robusweep.mixing import AnyMixer
-from robusweep.recipe import AnySampler, Recipe
+from robusweep.recipe import NAME, AnySampler, Recipe, paths_in
+from robusweep.record import write_text
 from robusweep.space import Dimension
 from robusweep.training import AnyTraining
-from robusweep.yaml_source import load_yaml
+from robusweep.yaml_source import KeyPath, Source, load_yaml
 
 FAMILIES: dict[str, Any] = {
     "data": AnyData,
@@ -52,7 +56,7 @@ def catalogue(root: Path) -> dict[str, list[dict[str, Any]]]:
         ],
     }
     for family, union in FAMILIES.items():
-        found[family] = [{"name": kind, "description": _first_line(cls)} for kind, cls in kinds(union).items()]
+        found[family] = [{"name": kind, "description": _summary(cls)} for kind, cls in kinds(union).items()]
     found["models"] = [
         {"name": name, "description": "embedded encoder, from a package"} for name in model_stage.EMBEDDED
     ] + [{"name": "any", "description": "a model hub name, or a folder with config.json and *.safetensors"}]
@@ -63,8 +67,10 @@ def catalogue(root: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _first_line(cls: type[BaseModel]) -> str:
-    return (cls.__doc__ or "").strip().splitlines()[0]
+def _summary(cls: type[BaseModel]) -> str:
+    """A source's own summary; of other kinds, the first paragraph of the documentation on one line."""
+    own = getattr(cls, "summary", None)
+    return own if isinstance(own, str) else " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
 
 
 def _file_row(path: Path) -> dict[str, Any]:
@@ -100,27 +106,56 @@ def _dedented(text: str) -> str:
 
 
 def copy_recipe(source: Path, target: Path) -> list[Path]:
-    """Copy a YAML file, and its search space beside it with the recipe's path kept valid. Never overwrites."""
+    """Copy a YAML file, and its search space beside it; name and relative paths are made to fit. Never overwrites.
+
+    Raises ``UsageError`` when something is there already, ``MissingError`` when the search space is not.
+    """
     loaded = load_yaml(source)
-    if target.is_dir():
-        target = target / source.name
-    if target.exists():
-        raise UsageError(f"{target} exists already", hint="give another name")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = target / source.name if target.is_dir() else target
+    written = {target: source}
     search = loaded.tree.get("search")
-    space = search.get("space") if isinstance(search, dict) else None
-    if not isinstance(space, str):
-        shutil.copyfile(source, target)
-        return [target]
-    beside = target.with_name(f"{target.stem}.space.yaml")
-    if beside.exists():
-        raise UsageError(f"{beside} exists already", hint="give another name")
-    space_file = source.parent / space
-    if not space_file.is_file():
-        raise MissingError(f"{source}: search.space: no such file: {space_file}")
-    shutil.copyfile(space_file, beside)
-    target.write_text(source.read_text(encoding="utf-8").replace(space, beside.name), encoding="utf-8")
-    return [target, beside]
+    if isinstance(search, dict) and isinstance(search.get("space"), str):
+        beside = target.with_name(f"{target.stem}.space.yaml")
+        written[beside] = source.parent / search["space"]
+        if not written[beside].is_file():
+            raise MissingError(f"{source}: search.space: no such file: {written[beside]}")
+    for path in written:
+        if path.exists():
+            raise UsageError(f"{path} exists already", hint="give another name")
+    texts = {path: original.read_text(encoding="utf-8") for path, original in written.items()}
+    for key, value in _fitting(loaded, source, target).items():
+        texts[target] = _with_value(texts[target], loaded, key, value)
+    for path, text in texts.items():
+        write_text(path, text.replace(f"robusweep run {source}", f"robusweep run {target}"))
+    return list(written)
+
+
+def _fitting(loaded: Source, source: Path, target: Path) -> dict[KeyPath, str]:
+    """What a copy has to say instead: a name of its own, the copied space, and its relative paths from its folder."""
+    fitting: dict[KeyPath, str] = {}
+    if "name" in loaded.tree and re.fullmatch(NAME, target.stem):
+        fitting[("name",)] = target.stem
+    if ("search", "space") in loaded.values:
+        fitting[("search", "space")] = f"{target.stem}.space.yaml"
+    for key, value in paths_in(loaded.tree).items():
+        moved = os.path.relpath(source.parent / value, target.parent)
+        if not Path(value).is_absolute() and not value.startswith("~"):
+            fitting[key] = moved if moved.startswith(".") else f"./{moved}"
+    return fitting
+
+
+def _with_value(text: str, loaded: Source, key: KeyPath, value: str) -> str:
+    """The YAML text with one value replaced; comments and all else stay. Raises ``RecipeError`` for a folded value."""
+    place, old = loaded.values[key], functools.reduce(operator.getitem, key, cast(Any, loaded.tree))
+    lines = text.splitlines(keepends=True)
+    row, column = (place.line or 1) - 1, place.column - 1
+    rest = lines[row][column:]
+    written = next((raw for raw in (f"'{old}'", f'"{old}"', str(old)) if rest.startswith(raw)), None)
+    if written is None:
+        raise loaded.error(key, "can't be rewritten for the copy", hint="write it on one line and without escapes")
+    new = value if re.fullmatch(r"[A-Za-z./][\w./-]*", value) else json.dumps(value)
+    lines[row] = f"{lines[row][:column]}{new}{rest.removeprefix(written)}"
+    return "".join(lines)
 
 
 def json_schema(*, space: bool) -> dict[str, Any]:

@@ -113,7 +113,8 @@ def identity(model: BaseEncoder) -> str:
     if not folder.is_dir():
         return f"hub:{model.base}"
     sha = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.txt")]):
+    kinds = ("*.safetensors", "*.json", "*.txt", "*.model")  # weights, configuration, vocabularies
+    for file in sorted(file for kind in kinds for file in folder.glob(kind)):
         sha.update(file.name.encode())
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
@@ -156,6 +157,8 @@ class TextModel:
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, cut to ``max_tokens``, special tokens included, not padded."""
+        if not texts:
+            return []
         ids = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens, padding=False)["input_ids"]
         return [list(map(int, row)) for row in ids]
 
@@ -164,52 +167,71 @@ class TextModel:
         """The padding token's id; 0 where the tokenizer has none (padding is masked in any case)."""
         return int(self.tokenizer.pad_token_id or 0)
 
-    def parameters_now(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """A copy of the named parameters."""
-        own = dict(self.network.named_parameters())
-        return {name: own[name].detach().clone() for name in names}
-
 
 def load(model: BaseEncoder, label_names: Sequence[str], *, seed: int, device: str) -> TextModel:
     """The encoder with a fresh head for these labels, in float32 and in eval mode.
 
     The head's initial weights depend on ``seed`` alone. Safetensors only; code from a model's folder is never run.
+    Raises ``MissingError`` when the files can't be read or lack a part of the encoder.
     """
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging as hf_logging
 
     source = str(embedded_folder(model.base)) if model.base in EMBEDDED else model.base
-    options: dict[str, Any] = {}
-    if model.dropout is not None:
-        options = {"hidden_dropout_prob": model.dropout, "attention_probs_dropout_prob": model.dropout}
     verbosity = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()  # "newly initialized: classifier" is what we ask for
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
+        config = AutoConfig.from_pretrained(
+            source,
+            id2label=dict(enumerate(label_names)),
+            label2id={name: i for i, name in enumerate(label_names)},
+        )
+        if model.dropout is not None:
+            config.update({name: model.dropout for name in config.to_dict() if "dropout" in name})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = AutoModelForSequenceClassification.from_pretrained(
+            network, found = AutoModelForSequenceClassification.from_pretrained(
                 source,
-                num_labels=len(label_names),
-                id2label=dict(enumerate(label_names)),
-                label2id={name: i for i, name in enumerate(label_names)},
+                config=config,
                 use_safetensors=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # a folder may hold a head for other labels
                 torch_dtype=torch.float32,
-                **options,
+                output_loading_info=True,
             )
+            torch.manual_seed(seed)
             _reset_head(network, model.base)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, ImportError, SafetensorError) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise MissingError(f"model.base: {model.base!r} can't be loaded: {reason}") from e
     finally:
         hf_logging.set_verbosity(verbosity)
-    limit = getattr(network.config, "max_position_embeddings", model.max_tokens)
-    return TextModel(
-        network.to(device).eval(), tokenizer, tuple(label_names), min(model.max_tokens, int(limit)), device
-    )
+    _check_encoder(network, found, model.base)
+    max_tokens = min(model.max_tokens, _n_positions(network) or model.max_tokens)
+    return TextModel(network.to(device).eval(), tokenizer, tuple(label_names), max_tokens, device)
+
+
+def _check_encoder(network: PreTrainedModel, found: Mapping[str, Any], base: str) -> None:
+    """Refuse an encoder that was partly drawn at random. A pooler may be: masked-language models come without one."""
+    absent = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])} - {*head_names(network)}
+    absent = {name for name in absent if ".pooler." not in name}
+    if absent:
+        raise MissingError(
+            f"model.base: {base!r} holds no fitting weights for {len(absent)} tensors of the encoder, "
+            f"first {min(absent)}",
+            hint="the weights and config.json do not belong together",
+        )
+
+
+def _n_positions(network: PreTrainedModel) -> int | None:
+    """How many tokens the position embeddings can number; None where the model numbers by distance."""
+    n_positions = getattr(network.config, "max_position_embeddings", None)
+    embeddings = getattr(network.base_model, "embeddings", None)
+    first = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    return n_positions and n_positions - (0 if first is None else first + 1)  # RoBERTa starts after the padding index
 
 
 def head_names(network: Module) -> list[str]:

@@ -21,9 +21,8 @@ class Progress:
             file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
     @contextmanager
-    def stage(self, name: str, *also: dict[str, float]) -> Iterator[None]:
-        """Time what happens inside, into the trial's seconds and into ``also``; an exception is told where it
-        was."""
+    def stage(self, name: str, seconds: dict[str, float] | None = None) -> Iterator[None]:
+        """Time what happens inside, into ``seconds`` or else the trial's own; an exception is told where it was."""
         began = time.perf_counter()
         try:
             yield
@@ -31,6 +30,5 @@ class Progress:
             e.add_note(f"in stage: {name}")
             raise
         finally:
-            spent = time.perf_counter() - began
-            for seconds in (self.seconds, *also):
-                seconds[name] = seconds.get(name, 0.0) + spent
+            into = self.seconds if seconds is None else seconds
+            into[name] = into.get(name, 0.0) + time.perf_counter() - began

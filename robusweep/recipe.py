@@ -20,8 +20,19 @@ from robusweep.model import BaseEncoder, Precision
 from robusweep.space import SearchSpace, load_space
 from robusweep.spec import Spec, digest_of
 from robusweep.training import AnyTraining
-from robusweep.yaml_source import KeyPath, Source, assign, load_yaml, override, recipe_error, split_key
+from robusweep.yaml_source import (
+    BlockError,
+    KeyPath,
+    Source,
+    assign,
+    load_yaml,
+    override,
+    recipe_error,
+    similar_files,
+    split_key,
+)
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"
 AFTER_TRAINING = ("mix.",)  # keys below these need no retraining
 
 
@@ -45,16 +56,15 @@ class Suite(Spec):
     def _known_names(self) -> Suite:
         if self.protocol not in PROTOCOLS:
             near = nearest(self.protocol, PROTOCOLS)
-            raise ValueError(
-                f"protocol {self.protocol!r} is unknown{f'; did you mean {near!r}?' if near else ''} "
-                f"(allowed: {', '.join(sorted(PROTOCOLS))})"
+            raise BlockError(
+                "protocol",
+                f"unknown protocol {self.protocol!r}{f'; did you mean {near!r}?' if near else ''} "
+                f"(allowed: {', '.join(sorted(PROTOCOLS))})",
             )
         kinds = [attack.kind for attack in [*self.known, *self.held_out]]
         twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
         if twice:
-            raise ValueError(
-                f"attacks {', '.join(twice)}: listed more than once; an attack is known or held out, not both"
-            )
+            raise ValueError(f"{', '.join(twice)}: listed more than once; an attack is known or held out, not both")
         return self
 
     @property
@@ -126,8 +136,7 @@ class Resources(Spec):
     """Where trials run. ``cpus`` and ``gpus`` are per trial and may be fractions; one thread per whole CPU.
 
     ``max_concurrent``: how many trials run at once; null takes what the machine holds. ``precision: auto`` uses
-    bfloat16 where
-    the hardware has it and float32 elsewhere.
+    bfloat16 where the hardware has it and float32 elsewhere.
     """
 
     executor: Literal["ray", "local"] = "ray"
@@ -142,7 +151,7 @@ class Recipe(Spec):
     """One trial in full, and the search over it. Each block's class lists its keys and defaults."""
 
     version: Literal[1]
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")
+    name: str = Field(pattern=NAME)
     seed: int = Field(0, ge=0)
     data: AnyData
     model: BaseEncoder = BaseEncoder()
@@ -158,23 +167,24 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _together(self) -> Recipe:
         if self.mix is not None and not self.adversarial:
-            raise ValueError("mix: there is nothing to mix: list at least one method under 'adversarial'")
+            raise BlockError("mix", "there is nothing to mix: list at least one method under 'adversarial'")
         if self.mix is None and self.adversarial:
-            raise ValueError("adversarial: 'mix' is needed to say how the adapters are combined")
+            raise BlockError("adversarial", "'mix' is needed to say how the adapters are combined")
         if self.attacks.n_examples > self.data.n_validation:
-            raise ValueError(
-                f"attacks.n_examples: {self.attacks.n_examples} is more than data.n_validation "
-                f"({self.data.n_validation})"
+            raise BlockError(
+                "attacks.n_examples",
+                f"{self.attacks.n_examples} is more than data.n_validation ({self.data.n_validation})",
             )
         if self.search is not None:
             suite = [f"accuracy_under_attack.{attack.kind}" for attack in self.attacks.known]
             allowed = ["clean_accuracy", "robust_accuracy", *suite, "train_seconds"]
-            for objective in self.search.objectives:
+            for i, objective in enumerate(self.search.objectives):
                 if objective.metric not in allowed:
                     near = nearest(objective.metric, allowed)
-                    raise ValueError(
-                        f"search.objectives: unknown metric {objective.metric!r}"
-                        f"{f'; did you mean {near!r}?' if near else ''} (allowed: {', '.join(allowed)})"
+                    raise BlockError(
+                        f"search.objectives.{i}.metric",
+                        f"unknown metric {objective.metric!r}{f'; did you mean {near!r}?' if near else ''} "
+                        f"(allowed: {', '.join(allowed)})",
                     )
         return self
 
@@ -236,7 +246,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> SweepPl
         return SweepPlan(recipe, SearchSpace(), tree, source.file)
     space_file = Path(path).parent / recipe.search.space
     if not space_file.is_file():
-        raise source.error(("search", "space"), f"no such file: {space_file}")
+        raise source.error(("search", "space"), f"no such file: {space_file}", hint=similar_files(space_file))
     space, space_source = load_space(space_file)
     plan = SweepPlan(recipe, space, tree, source.file)
     _check_space(plan, source, space_source)
@@ -245,13 +255,20 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> SweepPl
 
 def _anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The tree with relative paths made absolute, so that it means the same in every process."""
-    for key in ("data.path", "data.test_path", "model.base"):
-        block, name = key.split(".")
-        value = tree.get(block, {}).get(name) if isinstance(tree.get(block), dict) else None
-        is_path = isinstance(value, str) and (block == "data" or value.startswith((".", "~")))
-        if is_path and isinstance(value, str):
-            tree = assign(tree, split_key(key), str((folder / Path(value).expanduser()).resolve()))
+    for key, value in paths_in(tree).items():
+        path = Path(value).expanduser() if value.startswith("~/") else folder / value
+        tree = assign(tree, key, str(path.resolve()))
     return tree
+
+
+def paths_in(tree: Mapping[str, Any]) -> dict[KeyPath, str]:
+    """The keys of a recipe's tree that name a file or folder beside it, with what they say; not the search space."""
+    found: dict[KeyPath, str] = {}
+    for block, name in (("data", "path"), ("data", "test_path"), ("model", "base")):
+        value = tree[block].get(name) if isinstance(tree.get(block), dict) else None
+        if isinstance(value, str) and (block == "data" or value.startswith((".", "~"))):
+            found[(block, name)] = value
+    return found
 
 
 def _check_space(plan: SweepPlan, source: Source, space_source: Source) -> None:
@@ -282,7 +299,8 @@ def _check_space(plan: SweepPlan, source: Source, space_source: Source) -> None:
             plan.with_params(corner)
         except RecipeError as e:
             reason = e.message.split("\n")[0].removeprefix(f"{source.file}: ")
-            raise space_source.error((key,), f"{key}={corner[key]!r} gives no valid recipe: {reason}") from None
+            values = ", ".join(f"{name}={value!r}" for name, value in corner.items())
+            raise space_source.error((key,), f"{values} gives no valid recipe: {reason}") from None
         except KeyError as e:
             raise space_source.error((key,), f"{e.args[0]}: the recipe has nothing there", of_key=True) from None
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from robusweep.errors import MissingError
 from robusweep.scores import Rate, summary
 from robusweep.spec import Spec
 
@@ -56,6 +57,7 @@ class AttackScore(Spec):
 
     accuracy_under_attack: Rate
     success_rate: Rate
+    n_queries: int  # in all, over the attacked examples
     n_queries_median: float | None
     n_queries_p90: float | None
     words_changed: float | None
@@ -69,6 +71,7 @@ class AttackScore(Spec):
         return cls(
             accuracy_under_attack=Rate.of(len(attacked) - len(broken), len(outcomes)),
             success_rate=Rate.of(len(broken), len(attacked)),
+            n_queries=sum(o.n_queries for o in attacked),
             n_queries_median=middle,
             n_queries_p90=p90,
             words_changed=sum(shares) / len(shares) if shares else None,
@@ -136,7 +139,7 @@ class TrialRecord(Spec):
     stand_ins: list[StandIn] = []
     adapters: list[AdapterRecord] = []
     points: list[PointRecord] = []
-    seconds: dict[str, float] = {}  # stage -> seconds of this trial
+    seconds: dict[str, float] = {}  # stage -> seconds before scoring; a point holds its own
     environment: dict[str, str] = {}
     error: str | None = None
     error_kind: str | None = None
@@ -174,6 +177,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_trials(run_dir: Path) -> list[TrialRecord]:
-    """Every trial record below ``run_dir``, by number."""
-    paths = sorted(run_dir.glob("trials/*/record.json"))
-    return sorted((TrialRecord.model_validate_json(p.read_text()) for p in paths), key=lambda r: r.number)
+    """Every trial record below ``run_dir``, by number. Raises ``MissingError`` naming a file that is none."""
+    return sorted(map(read_trial, run_dir.glob("trials/*/record.json")), key=lambda record: record.number)
+
+
+def read_trial(path: Path) -> TrialRecord:
+    """One trial record. Raises ``MissingError`` when the file is damaged, or of another version."""
+    try:
+        return TrialRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as e:
+        first = e.errors()[0]["msg"] if isinstance(e, ValidationError) else str(e)
+        raise MissingError(
+            f"{path} is no trial record of this version: {first}",
+            hint=f"remove {path.parent} and run the recipe again: that trial is made anew",
+        ) from None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from robusweep.errors import RecipeError
 from robusweep.spec import Spec
-from robusweep.yaml_source import Source, load_yaml, recipe_error
+from robusweep.yaml_source import KeyPath, Source, load_yaml, recipe_error
 
 Value = str | int | float | bool | None
 KINDS = ("choice", "grid", "uniform", "log_uniform", "integer")
@@ -21,11 +20,9 @@ KINDS = ("choice", "grid", "uniform", "log_uniform", "integer")
 class Dimension(Spec):
     """One searched key. Exactly one of the five kinds is given.
 
-    ``choice``: one of the values, chosen by the sampler. ``grid``: every value in turn. ``uniform``,
-    ``log_uniform``:
+    ``choice``: one of the values, chosen by the sampler. ``grid``: every value in turn. ``uniform``, ``log_uniform``:
     a number in [low, high]. ``integer``: a whole number in [low, high], both included.
-    ``when``: the dimension exists only where other keys have the given values. ``after: training``: the value needs
-    no
+    ``when``: the dimension exists only where other keys have the given values. ``after: training``: the value needs no
     retraining, so one trained set is scored at all of them (a grid).
     """
 
@@ -46,7 +43,7 @@ class Dimension(Spec):
         if self.after and not self.grid:
             raise ValueError("after: training needs a grid, because every value is scored")
         values = self.choice or self.grid
-        if values and len({repr(v) for v in values}) != len(values):
+        if values and len({(isinstance(v, bool), v) for v in values}) != len(values):
             raise ValueError("a value is listed twice")
         for name in ("uniform", "log_uniform", "integer"):
             bounds = getattr(self, name)
@@ -60,6 +57,10 @@ class Dimension(Spec):
         """The values at which the recipe must be valid: all listed ones, or both bounds."""
         bounds = self.choice or self.grid or self.uniform or self.log_uniform or self.integer
         return list(bounds or [])
+
+    def condition(self) -> dict[str, Any]:
+        """Values of other keys that meet the ``when`` of this dimension."""
+        return {key: allowed[0] if isinstance(allowed, list) else allowed for key, allowed in self.when.items()}
 
     def holds(self, params: Mapping[str, Any]) -> bool:
         """Whether the ``when`` of this dimension is met."""
@@ -94,12 +95,18 @@ class SearchSpace(Spec):
         return [dict(zip(grids, values, strict=True)) for values in product(*(d.corners() for d in grids.values()))]
 
     def corners(self) -> Iterator[dict[str, Any]]:
-        """Assignments that together reach every bound and listed value, conditional dimensions with their
-        condition."""
+        """Assignments that reach every bound and listed value, alone and then with those of each other dimension.
+
+        A conditional dimension comes with its condition; pairs whose conditions exclude each other are left out.
+        """
         for key, dimension in self.dimensions.items():
-            wanted = {k: (v[0] if isinstance(v, list) else v) for k, v in dimension.when.items()}
             for value in dimension.corners():
-                yield {**wanted, key: value}
+                yield {**dimension.condition(), key: value}
+        for (one, first), (two, second) in combinations(self.dimensions.items(), 2):
+            for pair in product(first.corners(), second.corners()):
+                params = {**first.condition(), **second.condition(), **dict(zip((one, two), pair, strict=True))}
+                if first.holds(params) and second.holds(params):
+                    yield params
 
 
 def load_space(path: str | Path) -> tuple[SearchSpace, Source]:
@@ -109,39 +116,33 @@ def load_space(path: str | Path) -> tuple[SearchSpace, Source]:
     mistakes: list[str] = []
     for key, block in source.tree.items():
         if not isinstance(block, dict):
-            place = source.place((key,))
-            mistakes.append(
-                f"{place}: {key}: expected a block such as {{choice: [...]}}, given {block!r}{place.excerpt()}"
-            )
+            says = f"expected a block such as {{choice: [...]}}, given {block!r}"
+            mistakes.append(source.error((key,), says).message)
             continue
-        inner = Source(source.file, block, _below(source.keys, key), _below(source.values, key))
         try:
             dimensions[key] = Dimension.model_validate(block)
         except ValidationError as e:
-            mistakes.append(_prefixed(recipe_error(inner, Dimension, e).message, inner.file, key))
+            mistakes.append(recipe_error(source, Dimension, e, below=(key,)).message)
     if mistakes:
         raise RecipeError("\n".join(mistakes))
     for key, dimension in dimensions.items():
         for other in dimension.when:
-            if other not in dimensions:
-                raise source.error((key, "when", other), "when: names a key that this space does not search")
-            if dimensions[other].when:
-                raise source.error((key, "when", other), "when: names a key that is itself conditional")
-            if dimensions[other].after and not dimension.after:
-                raise source.error((key, "when", other), "a key before training cannot depend on one after training")
-    if any(isinstance(v, float) and not math.isfinite(v) for d in dimensions.values() for v in d.corners()):
-        raise RecipeError(f"{source.file}: a bound is not a finite number")
+            _check_condition(source, (key, "when", other), dimension, dimensions.get(other))
     return SearchSpace(dimensions=dimensions), source
 
 
-def _below(places: dict[Any, Any], key: str) -> dict[Any, Any]:
-    return {path[1:]: place for path, place in places.items() if path[:1] == (key,)}
-
-
-def _prefixed(message: str, file: str, key: str) -> str:
-    """Put the dimension's key in front of each row that names a place in the file."""
-    rows = []
-    for row in message.splitlines():
-        head, colon, rest = row.partition(": ")
-        rows.append(f"{head}: {key}: {rest}" if colon and head.startswith(file) else row)
-    return "\n".join(rows)
+def _check_condition(source: Source, path: KeyPath, dimension: Dimension, other: Dimension | None) -> None:
+    """The key that a dimension depends on is searched, free of conditions, decided earlier, and can take the values."""
+    if other is None:
+        raise source.error(path, "names a key that this space does not search")
+    if other.when:
+        raise source.error(path, "names a key that is itself conditional")
+    if other.after and not dimension.after:
+        raise source.error(path, "a key before training cannot depend on one after training")
+    listed = other.choice or other.grid
+    if listed is None:
+        raise source.error(path, "names a key without listed values (choice or grid)")
+    wanted = dimension.when[str(path[-1])]
+    for value in wanted if isinstance(wanted, list) else [wanted]:
+        if value not in listed:
+            raise source.error(path, f"{value!r} is none of the values of that key ({', '.join(map(repr, listed))})")

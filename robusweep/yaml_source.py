@@ -1,12 +1,12 @@
 """YAML with line numbers: a tree of plain values, and where in which file each of them stands.
 
-The loader refuses repeated keys and knows the scalars that a recipe needs: ``2e-4`` is a number, ``no`` and ``on``
-are
-text, ``012`` and ``1:30`` are text (PyYAML alone reads a string, False, True, 10 and 90).
+The loader refuses repeated keys, aliases and tags, and knows the scalars that a recipe needs: ``2e-4`` is a number,
+``no`` and ``on`` are text, ``012`` and ``1:30`` are text (PyYAML alone reads a string, False, True, 10 and 90).
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,20 +29,24 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuses aliases: they can hold themselves, or unfold without end."""
+        if self.check_event(yaml.AliasEvent):
+            alias: yaml.AliasEvent = self.get_event()
+            says = "aliases are not read here; write the value out"
+            raise yaml.composer.ComposerError(None, None, says, alias.start_mark)
+        return super().compose_node(parent, index)
 
+
+_WHOLE, _POWER = r"(?:0|[1-9][0-9_]*)", r"(?:[eE][-+]?[0-9]+)?"  # a leading zero makes text: 012 is no number
 for _tag, _pattern, _first in (
     ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
-    ("int", r"^[-+]?(?:0|[1-9][0-9_]*)$", list("-+0123456789")),
-    ("float", r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?$", list("-+0123456789")),
-    ("float", r"^[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?$", list("-+.")),
+    ("int", rf"^[-+]?{_WHOLE}$", list("-+0123456789")),
+    ("float", rf"^[-+]?{_WHOLE}(?:\.[0-9_]*)?{_POWER}$", list("-+0123456789")),
+    ("float", rf"^[-+]?\.[0-9][0-9_]*{_POWER}$", list("-+.")),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
-for _tag in ("int", "float"):  # a number with a leading zero (012) is text, not octal
-    _Loader.yaml_implicit_resolvers["0"] = [
-        (tag, re.compile(r"^0(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?$") if tag.endswith("float") else pattern)
-        for tag, pattern in _Loader.yaml_implicit_resolvers["0"]
-    ]
 
 
 @dataclass(frozen=True)
@@ -84,36 +88,44 @@ class Source:
     def error(self, path: KeyPath, message: str, *, of_key: bool = False, hint: str | None = None) -> RecipeError:
         """``file:line: dotted.key: message`` with the line and a caret."""
         place = self.place(path, of_key=of_key)
-        dotted = ".".join(map(str, path))
-        return RecipeError(f"{place}: {dotted + ': ' if dotted else ''}{message}{place.excerpt()}", hint=hint)
+        return RecipeError(f"{place}: {dotted(path) + ': ' if path else ''}{message}{place.excerpt()}", hint=hint)
 
 
 def load_yaml(path: str | Path) -> Source:
-    """Parse one YAML mapping. Raises ``RecipeError`` with file and line for anything that is wrong with the
-    text."""
-    file, name = Path(path), str(path)
-    if not file.is_file():
-        raise RecipeError(f"{name}: no such file", hint=_similar_files(file))
-    if file.stat().st_size > MAX_BYTES:
-        raise RecipeError(f"{name}: {file.stat().st_size} bytes is too long for a recipe (at most {MAX_BYTES})")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as e:
-        raise RecipeError(f"{name}: not UTF-8 text (byte {e.start})", hint="save the file as UTF-8") from None
+    """Parse one YAML mapping. Raises ``RecipeError`` with file and line for anything that is wrong with the text."""
+    name, text = str(path), _read(Path(path))
     lines = text.splitlines()
     try:
         node = yaml.compose(text, Loader=_Loader)
+        if not isinstance(node, yaml.MappingNode):
+            raise RecipeError(f"{name}: expected a mapping of keys to values, found {_kind(node)}")
+        source = Source(name, {})
+        source.tree = _build(node, (), source, lines)
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         place = _place(name, lines, mark) if mark else Place(name)
         raise RecipeError(f"{place}: not valid YAML: {e.problem}{place.excerpt()}") from None
-    except yaml.YAMLError as e:
-        raise RecipeError(f"{name}: not valid YAML: {e}") from None
-    if not isinstance(node, yaml.MappingNode):
-        raise RecipeError(f"{name}: expected a mapping of keys to values, found {_kind(node)}")
-    source = Source(name, {})
-    source.tree = _build(node, (), source, lines)
+    except yaml.reader.ReaderError as e:
+        line = text.count("\n", 0, e.position) + 1
+        raise RecipeError(f"{name}:{line}: not valid YAML: a control character ({text[e.position]!r})") from None
+    except RecursionError:
+        raise RecipeError(f"{name}: not a recipe: values are nested too deeply") from None
     return source
+
+
+def _read(file: Path) -> str:
+    try:
+        if file.is_dir():
+            raise RecipeError(f"{file}: a folder, not a file", hint="name the YAML file inside it")
+        if not file.is_file():
+            raise RecipeError(f"{file}: no such file", hint=similar_files(file))
+        if file.stat().st_size > MAX_BYTES:
+            raise RecipeError(f"{file}: {file.stat().st_size} bytes is too long for a recipe (at most {MAX_BYTES})")
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise RecipeError(f"{file}: not UTF-8 text (byte {e.start})", hint="save the file as UTF-8") from None
+    except OSError as e:
+        raise RecipeError(f"{file}: can't be read: {e.strerror}") from None
 
 
 def _kind(node: yaml.Node | None) -> str:
@@ -122,7 +134,8 @@ def _kind(node: yaml.Node | None) -> str:
     return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
 
 
-def _similar_files(file: Path) -> str | None:
+def similar_files(file: Path) -> str | None:
+    """A hint for a YAML file that is not there: the one most like it, or that its folder is missing."""
     if not file.parent.is_dir():
         return f"there is no folder {file.parent}"
     near = nearest(file.name, (p.name for p in file.parent.glob("*.y*ml")))
@@ -135,52 +148,59 @@ def _place(name: str, lines: list[str], mark: Any) -> Place:
 
 
 def _build(node: yaml.Node, path: KeyPath, source: Source, lines: list[str]) -> Any:
-    source.values[path] = _place(source.file, lines, node.start_mark)
+    place = _place(source.file, lines, node.start_mark)
+    if path:
+        source.values[path] = place
+    if node.tag.removeprefix("tag:yaml.org,2002:") not in {"map", "seq", "null", "bool", "int", "float", "str"}:
+        raise RecipeError(f"{place}: tags are not read here, given {node.tag}{place.excerpt()}")
     if isinstance(node, yaml.MappingNode):
-        mapping: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            place = _place(source.file, lines, key_node.start_mark)
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise RecipeError(f"{place}: a key must be plain text{place.excerpt()}")
-            key = key_node.value
-            if key in mapping:
-                first = source.keys[(*path, key)].line
-                dotted = ".".join(map(str, (*path, key)))
-                raise RecipeError(
-                    f"{place}: {dotted}: the key is repeated (first on line {first}){place.excerpt()}",
-                    hint="keep one of the two",
-                )
-            source.keys[(*path, key)] = place
-            mapping[key] = _build(value_node, (*path, key), source, lines)
-        return mapping
+        return _build_mapping(node, path, source, lines)
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, i), source, lines) for i, item in enumerate(node.value)]
-    return _scalar(node)
-
-
-def _scalar(node: yaml.Node) -> Any:
     loader = _Loader("")
     try:
-        kind = node.tag.rsplit(":", 1)[-1]
-        if kind not in {"null", "bool", "int", "float", "str"}:
-            return node.value
         return loader.construct_object(node)
+    except (ValueError, KeyError):
+        kind = node.tag.rpartition(":")[2]
+        raise RecipeError(f"{place}: {node.value[:40]!r} can't be read as {kind}{place.excerpt()}") from None
     finally:
         loader.dispose()
+
+
+def _build_mapping(node: yaml.MappingNode, path: KeyPath, source: Source, lines: list[str]) -> dict[str, Any]:
+    mapping: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        place = _place(source.file, lines, key_node.start_mark)
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise RecipeError(f"{place}: a key must be plain text{place.excerpt()}")
+        key = key_node.value
+        if key in mapping:
+            first = source.keys[(*path, key)].line
+            raise RecipeError(
+                f"{place}: {dotted((*path, key))}: the key is repeated (first on line {first}){place.excerpt()}",
+                hint="keep one of the two",
+            )
+        source.keys[(*path, key)] = place
+        mapping[key] = _build(value_node, (*path, key), source, lines)
+    return mapping
 
 
 def parse_value(text: str) -> Any:
     """One YAML value from the command line: ``0.3``, ``[1, 2]``, ``{kind: pgd}``, ``null``, or text."""
     try:
         node = yaml.compose(text, Loader=_Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return text
     return None if node is None else _build(node, (), Source("", {}), text.splitlines() or [""])
 
 
-def split_key(dotted: str) -> KeyPath:
+def dotted(path: KeyPath) -> str:
+    return ".".join(map(str, path))
+
+
+def split_key(key: str) -> KeyPath:
     """``adversarial.0.radius`` as a path: parts that are digits index lists."""
-    return tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
+    return tuple(int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in key.split("."))
 
 
 def assign(tree: dict[str, Any], path: KeyPath, value: Any) -> dict[str, Any]:
@@ -194,15 +214,15 @@ def assign(tree: dict[str, Any], path: KeyPath, value: Any) -> dict[str, Any]:
         last = i == len(path) - 1
         if isinstance(inner, list):
             if not isinstance(part, int) or not 0 <= part < len(inner):
-                raise KeyError(".".join(map(str, path[: i + 1])))
+                raise KeyError(dotted(path[: i + 1]))
         elif isinstance(part, int):
-            raise KeyError(".".join(map(str, path[: i + 1])))
+            raise KeyError(dotted(path[: i + 1]))
         if last:
             inner[part] = value
             break
         child = inner[part] if isinstance(inner, list) else inner.get(part, {})
         if not isinstance(child, dict | list):
-            raise KeyError(".".join(map(str, path[: i + 2])))
+            raise KeyError(dotted(path[: i + 2]))
         inner[part] = dict(child) if isinstance(child, dict) else list(child)
         inner = inner[part]
     result: dict[str, Any] = copy
@@ -213,64 +233,101 @@ def override(source: Source, assignments: list[str]) -> Source:
     """The source with ``key=value`` assignments of the command line applied; errors then name the assignment."""
     for text in assignments:
         key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise RecipeError(f"{text!r}: expected key=value", hint="for example train.n_epochs=2")
         path = split_key(key.strip())
+        if not equals or "" in path:
+            raise RecipeError(f"{text!r}: expected key=value", hint="for example train.n_epochs=2")
+        place = Place(f"override {text!r}")
         try:
             tree = assign(source.tree, path, parse_value(value))
         except KeyError as e:
-            raise RecipeError(f"{text}: {e.args[0]}: there is nothing to set below this key") from None
-        place = Place(f"override {text!r}")
-        places = {path: place}
-        source = Source(source.file, tree, {**source.keys, **places}, {**source.values, **places})
+            raise RecipeError(f"{place}: the recipe has no {e.args[0]} that could be set") from None
+        except RecipeError as e:
+            raise RecipeError(f"{place}: {e.message.split(': ', 1)[1].splitlines()[0]}", hint=e.hint) from None
+        keys, values = (_outside(path, places) | {path: place} for places in (source.keys, source.values))
+        source = Source(source.file, tree, keys, values)
     return source
 
 
-def recipe_error(source: Source, model: type[BaseModel], error: ValidationError) -> RecipeError:
-    """All mistakes of a document as one error: file:line, dotted key, what was given, what is allowed."""
-    rows = [_describe(source, model, detail) for detail in error.errors(include_url=False)]
+def _outside(path: KeyPath, places: dict[KeyPath, Place]) -> dict[KeyPath, Place]:
+    """The places that are not at or below ``path``."""
+    return {other: place for other, place in places.items() if other[: len(path)] != path}
+
+
+class BlockError(ValueError):
+    """A mistake that a validator of a whole block finds in one key of it, given by its path below the block."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.path = split_key(key)
+
+
+def recipe_error(source: Source, model: type[BaseModel], error: ValidationError, below: KeyPath = ()) -> RecipeError:
+    """All mistakes of the block at ``below`` as one error: file:line, dotted key, what was given, what is allowed."""
+    rows = [_describe(source, model, detail, below) for detail in error.errors(include_url=False)]
     return RecipeError("\n".join(dict.fromkeys(rows)))
 
 
-def _describe(source: Source, model: type[BaseModel], detail: ErrorDetails) -> str:
-    path = _document_path(source, detail["loc"])
+def _describe(source: Source, model: type[BaseModel], detail: ErrorDetails, below: KeyPath) -> str:
     kind, given = detail["type"], detail.get("input")
+    path = (*below, *_document_path(source, below, detail["loc"]))
     if kind == "extra_forbidden":
-        allowed = sorted(_fields_at(model, detail["loc"][:-1]))
-        near = nearest(str(path[-1]), allowed)
-        says = f"unknown key{f'; did you mean {near!r}?' if near else ''} (allowed: {', '.join(allowed)})"
-        place = source.place(path, of_key=True)
+        says, of_key = f"unknown key{_choices(str(path[-1]), sorted(_fields_at(model, detail['loc'][:-1])))}", True
     elif kind == "missing":
-        says, place = "this key is required and missing", source.place(path[:-1], of_key=True)
+        says, of_key, path = "this key is required and missing", True, (*path, detail["loc"][-1])
     elif kind in {"union_tag_invalid", "union_tag_not_found"}:
-        tags = str(detail.get("ctx", {}).get("expected_tags") or "")
-        allowed = (
-            [tag.strip().strip("'") for tag in tags.split(",")] if tags else sorted(_tags_at(model, detail["loc"]))
-        )
-        tag = given.get("kind") if isinstance(given, Mapping) else None
-        near = nearest(str(tag), allowed) if tag is not None else None
-        what = f"unknown kind {tag!r}" if tag is not None else "the key 'kind' is missing"
-        says = f"{what}{f'; did you mean {near!r}?' if near else ''} (allowed: {', '.join(allowed)})"
-        path = (*path, "kind") if tag is not None else path
-        place = source.place(path)
+        path, says = _describe_kind(source, model, detail, path)
+        of_key = False
     else:
-        message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        if kind == "literal_error" and isinstance(given, str):
-            near = nearest(given, re.findall(r"'([^']*)'", message))
-            message += f"; did you mean {near!r}?" if near else ""
-        says = message if isinstance(given, Mapping | list | BaseModel) else f"{message}, given {given!r}"
-        place = source.place(path)
-    dotted = ".".join(map(str, path))
-    return f"{place}: {dotted + ': ' if dotted else ''}{says}{place.excerpt()}"
+        cause = detail.get("ctx", {}).get("error")
+        path = (*path, *cause.path) if isinstance(cause, BlockError) else path
+        of_key = isinstance(given, Mapping | list | BaseModel)
+        says = _message(detail) if of_key else f"{_message(detail)}, given {_as_yaml(given)}"
+    return source.error(path, says, of_key=of_key).message
 
 
-def _document_path(source: Source, loc: tuple[str | int, ...]) -> KeyPath:
-    """The error's location without the union tags that pydantic puts into it."""
+def _describe_kind(source: Source, model: type[BaseModel], detail: ErrorDetails, path: KeyPath) -> tuple[KeyPath, str]:
+    """A block whose ``kind`` names no member of its union, or that has none: (path, what is wrong)."""
+    tags = re.findall(r"'([^']*)'", str(detail.get("ctx", {}).get("expected_tags") or ""))
+    allowed = tags or sorted(_tags_at(model, detail["loc"]))
+    given = detail.get("input")
+    if not isinstance(given, Mapping) or "kind" not in given:
+        return path, f"the key 'kind' is missing (allowed: {', '.join(allowed)})"
+    return (
+        _document_path(source, (), (*path, "kind")),  # an attack may be written as its kind alone
+        f"unknown kind {given['kind']!r}{_choices(str(given['kind']), allowed)}",
+    )
+
+
+def _choices(given: str, allowed: list[str]) -> str:
+    near = nearest(given, allowed)
+    return f"{f'; did you mean {near!r}?' if near else ''} (allowed: {', '.join(allowed)})"
+
+
+def _message(detail: ErrorDetails) -> str:
+    """Pydantic's message in the words of a recipe."""
+    kind, given = detail["type"], detail.get("input")
+    if kind in {"model_type", "model_attributes_type", "dict_type"}:
+        return "must be a block of keys"
+    message = re.sub(r"^\w+ should ", "must ", detail["msg"].removeprefix("Value error, "))
+    if kind == "literal_error" and isinstance(given, str):
+        near = nearest(given, re.findall(r"'([^']*)'", message))
+        return message + (f"; did you mean {near!r}?" if near else "")
+    return message
+
+
+def _as_yaml(value: Any) -> str:
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+
+
+def _document_path(source: Source, below: KeyPath, loc: tuple[str | int, ...]) -> KeyPath:
+    """The part of an error's location that the document has: without defaults, and without pydantic's union tags."""
+    inner: Any = source.tree
+    for part in below:
+        inner = inner[part]
     path: KeyPath = ()
-    for i, part in enumerate(loc):
-        known = (*path, part) in source.keys or (*path, part) in source.values
-        if known or (i == len(loc) - 1 and not str(part).startswith("function-")):
-            path = (*path, part)
+    for part in loc:
+        if part in inner if isinstance(inner, dict) else isinstance(inner, list) and isinstance(part, int):
+            inner, path = inner[part], (*path, part)
     return path
 
 

@@ -1,10 +1,9 @@
-"""Broken recipes, spaces and data files through the command line: exit code, place, key, hint, and nothing left behind."""
+"""Broken recipes, spaces and data files through the command line: exit code, place, key, hint, and nothing left
+behind."""
 
 from __future__ import annotations
 
 import os
-import resource
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,7 +58,8 @@ CSV = "text,label\n" + "".join(f"number {i} is a {'good' if i % 2 else 'bad'} fi
 class Broken:
     """One mistake. ``edits``: (file, old text, new text), or a whole new content; None removes the file.
 
-    ``line`` is a piece of the line that the message must name (``file:number``); ``says`` must all be in the message.
+    ``line`` is a piece of the line that the message must name (``file:number``); ``says`` must all be in the
+    message.
     """
 
     name: str
@@ -263,7 +263,9 @@ def check(folder: Path, broken: Broken, code: int, said: str) -> None:
     assert not missing, said
     if broken.line is not None:
         file, piece = broken.line
-        numbers = [i for i, line in enumerate((folder / file).read_text().splitlines(), 1) if piece.split("\n")[0] in line]
+        numbers = [
+            i for i, line in enumerate((folder / file).read_text().splitlines(), 1) if piece.split("\n")[0] in line
+        ]
         places = [f"{file}:{number}: " for number in numbers] if piece else [f"{file}: ", f"{file}:1: ", f"{file}:2: "]
         assert any(place in said for place in places), said
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from robusweep.adapters.base import Adapter
-from robusweep.errors import RecipeError, nearest
+from robusweep.errors import RecipeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,13 +40,14 @@ class Lora(Adapter):
         from peft import LoraConfig, get_peft_model
 
         leaves = {name.rpartition(".")[2] for name, module in network.named_modules() if _is_linear(module)}
-        names = [leaf for role in self.targets for leaf in ROLES[role] if leaf in leaves]
-        if len(names) < len(self.targets):
+        missing = [role for role in self.targets if leaves.isdisjoint(ROLES[role])]
+        if missing:
             raise RecipeError(
-                f"adapter.targets: this model has no linear map for some of {self.targets} (its linear maps: "
+                f"adapter.targets: this model has no linear map for {', '.join(missing)} (its linear maps: "
                 f"{', '.join(sorted(leaves))})",
-                hint=f"did you mean {nearest('query', leaves) or 'another model'}?",
+                hint="use a model with separate query, key and value maps, or adapter: {kind: full}",
             )
+        names = sorted(leaf for role in self.targets for leaf in leaves.intersection(ROLES[role]))
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=names)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -66,7 +67,7 @@ class Lora(Adapter):
             if name.endswith(".lora_A"):
                 target = f"{name.removesuffix('.lora_A')}.weight"
                 b = tensors[f"{name.removesuffix('.lora_A')}.lora_B"]
-                weight = base[target]
+                weight = base[target].detach()
                 folded[target] = weight + (self.alpha / self.rank) * (b @ value).to(weight)
             elif not name.endswith(".lora_B"):
                 folded[name] = value.to(base[name])

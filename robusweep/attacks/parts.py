@@ -131,18 +131,23 @@ class SamePartOfSpeech(textattack.constraints.Constraint):  # type: ignore[misc]
 
 
 class SentenceSimilarity(textattack.constraints.Constraint):  # type: ignore[misc]
-    """The cosine of the MiniLM vectors of the whole texts, original and perturbed, is at least ``minimum``."""
+    """The cosine of the MiniLM vectors of the original and the perturbed text is at least ``minimum``.
 
-    def __init__(self, minimum: float) -> None:
+    With a ``window``, that many words around the newest change are compared, in both texts at the same place: a change
+    in a long text then counts as much as in a short one, and most windows are met more than once in a search.
+    """
+
+    def __init__(self, minimum: float, window: int | None) -> None:
         super().__init__(compare_against_original=True)
-        self.minimum = minimum
+        self.minimum, self.window = minimum, window
 
     def _check_constraint_many(self, transformed_texts: list[Any], reference_text: Any) -> list[Any]:
         if not transformed_texts:
             return []
-        vectors = sentence_encoder().encode([reference_text.text, *(it.text for it in transformed_texts)])
+        pairs = [self._compared(text, reference_text) for text in transformed_texts]
+        vectors = sentence_encoder().encode([text for pair in pairs for text in pair])
         kept = []
-        for text, cosine in zip(transformed_texts, (vectors[1:] @ vectors[0]).tolist(), strict=True):
+        for text, cosine in zip(transformed_texts, (vectors[0::2] * vectors[1::2]).sum(axis=1).tolist(), strict=True):
             text.attack_attrs["similarity_score"] = cosine
             if cosine >= self.minimum:
                 kept.append(text)
@@ -151,8 +156,15 @@ class SentenceSimilarity(textattack.constraints.Constraint):  # type: ignore[mis
     def _check_constraint(self, transformed_text: Any, reference_text: Any) -> bool:
         return bool(self._check_constraint_many([transformed_text], reference_text))
 
+    def _compared(self, transformed_text: Any, reference_text: Any) -> tuple[str, str]:
+        if self.window is None:
+            return reference_text.text, transformed_text.text
+        place = min(transformed_text.attack_attrs["newly_modified_indices"])
+        around = reference_text.text_window_around_index, transformed_text.text_window_around_index
+        return around[0](place, self.window), around[1](place, self.window)
+
     def extra_repr_keys(self) -> list[str]:
-        return ["minimum"]
+        return ["minimum", "window"]
 
 
 class WindowSimilarity(textattack.constraints.semantics.sentence_encoders.SentenceEncoder):  # type: ignore[misc]
@@ -189,4 +201,6 @@ def common_constraints(protocol: Protocol) -> list[Any]:
 
 def similarity_constraints(protocol: Protocol) -> list[Any]:
     """The protocol's sentence similarity, for word-level attacks; none where the protocol asks for none."""
-    return [] if protocol.min_similarity is None else [SentenceSimilarity(protocol.min_similarity)]
+    if protocol.min_similarity is None:
+        return []
+    return [SentenceSimilarity(protocol.min_similarity, protocol.similarity_window)]

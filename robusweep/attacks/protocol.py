@@ -25,6 +25,7 @@ class Protocol(Spec):
     max_words_changed: float | None = Field(None, gt=0, le=1)  # share of words, rounded down; one word always may
     max_candidates: int | None = Field(None, ge=1)  # per word, the first senses first; word-level attacks
     min_similarity: float | None = Field(None, ge=-1, le=1)  # cosine of MiniLM sentence vectors; word-level attacks
+    similarity_window: int | None = Field(None, ge=1)  # words around the change that are compared; None: all of them
     query_budget: Literal["candidates_x_words"] | None = None  # per example; counted as TextAttack does: repeats too
     no_stop_words: bool = False  # in any case: "The" is a stop word, too
     no_repeat: bool = False  # a word that was changed is not changed again
@@ -45,6 +46,7 @@ STANDARD_V1 = Protocol(
     name="standard_v1",
     max_words_changed=0.3,
     max_candidates=50,
+    similarity_window=15,  # as TextFooler has it
     min_similarity=0.8,  # chosen, not calibrated against human judgement
     query_budget="candidates_x_words",
     no_stop_words=True,

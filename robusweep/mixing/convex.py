@@ -12,14 +12,15 @@ def convex(members: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) ->
 
     Written as ``m_0 + sum_i w_i (m_i - m_0)`` so that equal members give exactly that member for any weights, and a
     weight of 1 returns its member bit for bit. Raises ``ValueError`` for weights off the simplex or members that do
-    not hold the same parameters.
+    not hold the same parameters in the same shapes.
     """
     if len(members) != len(weights) or not members:
         raise ValueError(f"{len(members)} members and {len(weights)} weights")
-    if min(weights) < 0 or abs(sum(weights) - 1) > 1e-9:
+    if not (all(weight >= 0 for weight in weights) and abs(sum(weights) - 1) <= 1e-9):
         raise ValueError(f"weights must be >= 0 and sum to 1, given {list(weights)}")
-    if any(member.keys() != members[0].keys() for member in members):
-        raise ValueError("members to mix must hold the same parameters")
+    shapes = [{name: value.shape for name, value in member.items()} for member in members]
+    if any(other != shapes[0] for other in shapes):
+        raise ValueError("members to mix must hold the same parameters in the same shapes")
     if 1.0 in weights:
         return {name: value.clone() for name, value in members[list(weights).index(1.0)].items()}
     mixed = {}

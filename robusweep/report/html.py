@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from robusweep.front import Objective, Point
-from robusweep.record import AttackScore, TrialRecord
+from robusweep.record import TrialRecord
 from robusweep.report.html_tables import (
     environment_of,
     failures_table,
@@ -117,15 +117,8 @@ def _cost(records: Sequence[TrialRecord]) -> str:
 
 
 def _queries(records: Sequence[TrialRecord]) -> str:
-    """Records hold the median of queries per attack, so the total is an estimate and is called one."""
     suites = [s for r in records for p in r.points for s in (*p.attacks.values(), *p.held_out.values())]
-    if not suites:
-        return ""
-    return f"About {sum(map(_typical_queries, suites)):,.0f} queries in all (median × examples attacked, added up)."
-
-
-def _typical_queries(score: AttackScore) -> float:
-    return (score.n_queries_median or 0.0) * score.success_rate.n
+    return f"{sum(score.n_queries for score in suites):,} queries in all." if suites else ""
 
 
 def _failures(records: Sequence[TrialRecord]) -> str:

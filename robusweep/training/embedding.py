@@ -24,13 +24,10 @@ def norms(delta: Delta, radius: Radius) -> Float[Tensor, "batch tokens hidden"]:
     return delta.abs()
 
 
-def bound(radius: Radius, valid: Valid) -> Float[Tensor, "batch 1 1"]:
-    """Each text's own radius in embedding units: the value times its length scale; infinity when unbounded."""
-    value = torch.inf if radius.value is None else radius.value
-    scale = (
-        valid.sum(dim=1).sqrt() if radius.length_scale == "sqrt_tokens" else torch.ones(len(valid), device=valid.device)
-    )
-    return (value * scale)[:, None, None]
+def length_scale(radius: Radius, valid: Valid) -> Float[Tensor, "batch 1 1"]:
+    """What each text's radius and step are multiplied by: 1, or the square root of its number of perturbed tokens."""
+    n_tokens = valid.sum(dim=1).clamp_min(1)[:, None, None]
+    return n_tokens.sqrt() if radius.length_scale == "sqrt_tokens" else torch.ones_like(n_tokens, dtype=torch.float32)
 
 
 def project(delta: Delta, radius: Radius, limit: Float[Tensor, "batch 1 1"]) -> Delta:
@@ -72,9 +69,9 @@ def ascend(
     iterate.
     """
     valid = step.mask if radius.special_tokens else step.inner
-    limit = bound(radius, valid)
-    size = step_size if step_size is not None else 1.5 * (radius.value or 0.0) / n_steps
-    stride = size * (limit / radius.value if radius.value else 1.0)
+    scale = length_scale(radius, valid)
+    limit = (torch.inf if radius.value is None else radius.value) * scale
+    stride = (step_size if step_size is not None else 1.5 * (radius.value or 0.0) / n_steps) * scale
     if init_size:
         delta = start(valid, step.hidden_size, size=init_size, draws=step.draws)
         delta = project(delta, radius, limit) if radius.project_init else delta

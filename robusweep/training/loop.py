@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ def fit(
     start
     alike see the same batches and masks. The mode that the network was in is restored. Raises ``StageError`` when
     the
-    loss stops being finite.
+    loss or its gradient stops being finite.
     """
     device = next(network.parameters()).device
     lengths = [len(row) for row in tokens]
@@ -65,12 +66,12 @@ def fit(
             for rows in batches:
                 step = _step(network, tokens, labels, rows, pad_id=pad_id, draws=draws, device=device, bf16=bf16)
                 loss = method.backward(step)
-                if not abs(loss) < float("inf"):
+                norm = float(torch.nn.utils.clip_grad_norm_(trainable, method.max_grad_norm))
+                if not (math.isfinite(loss) and math.isfinite(norm)):
                     raise StageError(
-                        f"train {method.model_dump()['kind']}: the loss is {loss} in epoch {epoch + 1}",
+                        f"train {method.model_dump()['kind']}: loss {loss}, gradient norm {norm} in epoch {epoch + 1}",
                         hint="lower the learning rate or the radius",
                     )
-                torch.nn.utils.clip_grad_norm_(trainable, method.max_grad_norm)
                 optimiser.step()
                 schedule.step()
                 optimiser.zero_grad(set_to_none=True)

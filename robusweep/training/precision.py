@@ -25,11 +25,12 @@ class _Float32Attention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
+        query: Tensor = args[0] if args else kwargs["query"]
         with torch.autocast("cpu", enabled=False):
             wide = [_wide(value) for value in args]
             named = {name: _wide(value) for name, value in kwargs.items()}
             out: Tensor = func(*wide, **named)
-        return out.to(torch.bfloat16)
+        return out.to(query.dtype)
 
 
 def _wide(value: Any) -> Any:

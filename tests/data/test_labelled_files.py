@@ -111,9 +111,7 @@ def test_null_is_a_missing_label_and_an_empty_text(kind: str, tmp_path: Path, pa
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_a_label_that_is_a_fraction_is_refused(kind: str, tmp_path: Path, parse: Parse) -> None:
     path = WRITERS[kind](tmp_path / "films", [("a", 1.0), ("b", 0.5)])
-    assert (
-        "1.0 (float), which is neither a text nor an integer" in refusal(parse(kind=kind, path=str(path))).message
-    )
+    assert "1.0 (float), which is neither a text nor an integer" in refusal(parse(kind=kind, path=str(path))).message
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -240,9 +238,7 @@ def test_a_json_text_may_hold_any_line_separator(tmp_path: Path, parse: Parse) -
 def test_half_a_surrogate_pair_is_refused_before_anything_encodes_it(tmp_path: Path, parse: Parse) -> None:
     path = tmp_path / "films.jsonl"
     path.write_text('{"text": "bad \\ud800", "label": 1}\n')
-    assert (
-        f"{path}:1: character 4 is half of a surrogate pair" in refusal(parse(kind="jsonl", path=str(path))).message
-    )
+    assert f"{path}:1: character 4 is half of a surrogate pair" in refusal(parse(kind="jsonl", path=str(path))).message
 
 
 def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path, parse: Parse) -> None:

@@ -63,9 +63,7 @@ def test_no_film_of_rotten_tomatoes_is_in_two_splits() -> None:
     assert None not in set.union(*films)
 
 
-def test_ag_news_is_read_from_the_data_folder(
-    ag_folder: Path, parse: Parse, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ag_news_is_read_from_the_data_folder(ag_folder: Path, parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROBUSWEEP_DATA", str(ag_folder.parent))
     monkeypatch.setattr("robusweep.hub.hub_reachable", lambda: pytest.fail("the hub was asked"))
     source = parse(kind="ag_news", **AG_SIZES)
@@ -88,9 +86,7 @@ def test_a_path_goes_before_the_environment_and_may_hold_the_published_train_fil
     assert all("other" in e.text for e in data.train)
 
 
-@pytest.mark.parametrize(
-    ("absent", "named"), [("test.csv", "test.csv"), ("train_5k.csv", "train_5k.csv or train.csv")]
-)
+@pytest.mark.parametrize(("absent", "named"), [("test.csv", "test.csv"), ("train_5k.csv", "train_5k.csv or train.csv")])
 def test_a_data_folder_that_lacks_a_file_is_an_error_and_no_reason_for_a_stand_in(
     absent: str, named: str, ag_folder: Path, parse: Parse, monkeypatch: pytest.MonkeyPatch, no_ag_news: None
 ) -> None:
@@ -120,9 +116,7 @@ def test_the_stand_in_inherits_the_sizes_and_is_named(stand_in: object, parse: P
 
 
 def test_a_stand_in_block_may_set_sizes_of_its_own(parse: Parse, no_ag_news: None) -> None:
-    source, _ = resolve(
-        parse(kind="ag_news", n_train=60, stand_in={"kind": "bbc_news", "n_train": 7, "max_words": 9})
-    )
+    source, _ = resolve(parse(kind="ag_news", n_train=60, stand_in={"kind": "bbc_news", "n_train": 7, "max_words": 9}))
     assert (source.kind, source.n_train, source.n_test, source.max_words) == ("bbc_news", 7, 2, 9)
 
 

@@ -20,6 +20,7 @@ Report = dict[str, Any]
 def attack_score(right: int, kept: int, queries: float) -> AttackScore:
     """``right`` of the attacked examples before the attack, ``kept`` of them after it."""
     return AttackScore(
+        n_queries=900,
         accuracy_under_attack=Rate.of(kept, N_ATTACKED),
         success_rate=Rate.of(right - kept, right),
         n_queries_median=queries,

@@ -37,6 +37,7 @@ SCORES = [[(90, 20), (85, 40), (80, 35)], [(78, 60), (65, 50), (92, 5), (91, 10)
 
 def score(clean: int, robust: int) -> AttackScore:
     return AttackScore(
+        n_queries=900,
         accuracy_under_attack=Rate.of(robust, 100),
         success_rate=Rate.of(clean - robust, clean),
         n_queries_median=41.0,

@@ -30,6 +30,7 @@ def a_point(
     number: int, clean: int, robust: int, *, pareto: bool = True, seconds: float = 10.0, **params: Any
 ) -> Point:
     score = AttackScore(
+        n_queries=900,
         accuracy_under_attack=Rate.of(robust, 100),
         success_rate=Rate.of(clean - robust, clean),
         n_queries_median=41.0,

@@ -1,0 +1,203 @@
+"""Whole sweeps with workers that train nothing: budget, resume, failures, locks, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import fake_work
+import pytest
+
+from robusweep.errors import UsageError
+from robusweep.recipe import SweepPlan
+from robusweep.sweep.run import Finished, run_sweep
+from robusweep.sweep.status import read_points, read_status
+from robusweep.sweep.study import Study
+
+Declare = Callable[..., SweepPlan]
+HERE = Path(__file__).parent
+
+
+def silent(_text: str) -> None:
+    """Say nothing."""
+
+
+def swept(plan: SweepPlan, project: Path, work: Callable[[str], str] = fake_work.works) -> Finished:
+    return run_sweep(plan, root=project, say=silent, work=work, track=False)
+
+
+def calls(project: Path) -> list[int]:
+    return [json.loads(line)["number"] for line in (project / "calls.log").read_text().splitlines()]
+
+
+def test_a_sweep_runs_each_trial_once_and_scores_every_weight(declare: Declare, project: Path) -> None:
+    done = swept(declare(), project)
+    assert sorted(calls(project)) == [0, 1, 2, 3]
+    assert len(done.points) == 12
+    assert done.n_failed == 0
+    assert Counter(p.params["mix.weight"] for p in done.points) == {0.0: 4, 0.5: 4, 1.0: 4}
+    assert [p.id for p in read_points(done.run_dir)] == [p.id for p in done.points]
+    assert sum(p.knee for p in done.points) == 1
+    for name in (
+        "recipe.yaml",
+        "recipe.resolved.yaml",
+        "environment.json",
+        "study.journal",
+        "report.html",
+        "report.md",
+    ):
+        assert (done.run_dir / name).stat().st_size > 0
+
+
+def test_a_finished_sweep_runs_nothing_more(declare: Declare, project: Path) -> None:
+    first = swept(declare(), project)
+    before = calls(project)
+    again = swept(declare(), project)
+    assert calls(project) == before
+    assert again.points == first.points
+
+
+def test_a_larger_budget_goes_on_with_the_same_sweep(declare: Declare, project: Path) -> None:
+    swept(declare("search.budget.n_trials=2"), project)
+    done = swept(declare("search.budget.n_trials=5"), project)
+    assert sorted(calls(project)) == [0, 1, 2, 3, 4]
+    assert len(done.points) == 15
+
+
+def test_a_changed_recipe_is_refused_with_what_differs(declare: Declare, project: Path) -> None:
+    swept(declare(), project)
+    with pytest.raises(UsageError, match=r"train\.n_epochs: 1 -> 2") as refused:
+        swept(declare("train.n_epochs=2"), project)
+    assert "--name" in str(refused.value)
+    renamed = run_sweep(
+        declare("train.n_epochs=2"),
+        root=project,
+        say=silent,
+        name="other",
+        work=fake_work.works,
+        track=False,
+    )
+    assert renamed.run_dir.name == "other"
+
+
+@pytest.mark.parametrize(
+    ("work", "kind"),
+    [
+        (fake_work.fails_on_the_second, "ValueError"),
+        (fake_work.raises_on_the_second, "WorkerLost"),
+        (fake_work.dies_on_the_second, "WorkerLost"),
+    ],
+)
+def test_a_trial_that_fails_is_recorded_and_the_others_go_on(
+    work: Callable[[str], str], kind: str, declare: Declare, project: Path
+) -> None:
+    done = swept(declare(), project, work)
+    assert {r.number: r.status for r in done.records} == {0: "complete", 1: "failed", 2: "complete", 3: "complete"}
+    assert done.records[1].error_kind == kind
+    assert done.records[1].error
+    assert len(done.points) == 9
+    assert Study(done.run_dir / "study.journal", declare()).counts() == {"complete": 3, "failed": 1, "running": 0}
+
+
+def test_a_worker_that_talks_nonsense_fails_its_trial(declare: Declare, project: Path) -> None:
+    done = swept(declare("search.budget.n_trials=1"), project, fake_work.talks_nonsense)
+    assert done.records[0].status == "failed"
+    assert done.points == []
+
+
+def test_a_missing_metric_is_a_failed_trial_never_a_score(declare: Declare, project: Path) -> None:
+    objectives = "search.objectives=[{metric: clean_accuracy}, {metric: accuracy_under_attack.deepwordbug}]"
+    done = swept(declare(objectives, "search.budget.n_trials=1"), project, fake_work.lacks_the_attack)
+    assert done.records[0].status == "failed"
+    assert "accuracy_under_attack.deepwordbug" in str(done.records[0].error)
+    assert Study(done.run_dir / "study.journal", declare(objectives)).counts()["failed"] == 1
+
+
+def test_a_sweep_of_one_recipe_has_one_driver_at_a_time(declare: Declare, project: Path) -> None:
+    plan = declare()
+
+    def second_driver(text: str) -> None:
+        if "local worker" in text:
+            with pytest.raises(UsageError, match="being run by another process"):
+                swept(plan, project)
+            refused.append(read_status(project / "runs" / "small").running)
+
+    refused: list[bool] = []
+    run_sweep(plan, root=project, say=second_driver, work=fake_work.works, track=False)
+    assert refused == [True]
+    assert not read_status(project / "runs" / "small").running
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import fake_work
+from robusweep.recipe import load_recipe
+from robusweep.sweep.run import run_sweep
+if __name__ == "__main__":
+    project = Path(sys.argv[1])
+    plan = load_recipe(project / "recipe.yaml", ["search.budget.n_trials=6"])
+    run_sweep(plan, root=project, say=print, work=fake_work.works, track=False)
+"""
+
+
+def test_a_driver_killed_with_sigkill_is_continued_and_no_finished_trial_runs_again(
+    declare: Declare, project: Path
+) -> None:
+    script = project / "driver.py"
+    script.write_text(DRIVER)
+    command = [sys.executable, str(script), str(project), str(HERE)]
+    for seconds in ("0.7", "0.7", "0"):
+        log = project / "calls.log"
+        begun = len(calls(project)) if log.exists() else 0
+        finished = set((project / "runs/small/trials").glob("*/record.json"))
+        driver = subprocess.Popen(command, env={**os.environ, "FAKE_SECONDS": seconds}, stdout=subprocess.DEVNULL)
+        if seconds == "0":
+            assert driver.wait(timeout=60) == 0
+            break
+        while len(set((project / "runs/small/trials").glob("*/record.json")) - finished) < 1:
+            assert driver.poll() is None
+            time.sleep(0.02)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        assert len(calls(project)) > begun
+    study = Study(project / "runs/small/study.journal", declare("search.budget.n_trials=6"))
+    assert study.counts() == {"complete": 6, "failed": 0, "running": 0}
+    assert study.n_points() == 18
+    ran = Counter(calls(project))
+    assert set(ran) == set(range(6))
+    assert max(ran.values()) <= 3  # at most the two that were in flight at each kill ran again
+    assert sum(ran.values()) <= 6 + 2 * 2
+
+
+def test_workers_of_a_killed_driver_do_not_live_on(declare: Declare, project: Path) -> None:
+    script = project / "driver.py"
+    script.write_text(DRIVER)
+    command = [sys.executable, str(script), str(project), str(HERE)]
+    driver = subprocess.Popen(command, env={**os.environ, "FAKE_SECONDS": "60"}, stdout=subprocess.DEVNULL)
+    while not (project / "calls.log").exists():
+        assert driver.poll() is None
+        time.sleep(0.02)
+    children = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    deadline = time.monotonic() + 10
+    while any(_spawned_worker(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in children if _spawned_worker(pid)]
+
+
+def _spawned_worker(pid: str) -> bool:
+    command = Path(f"/proc/{pid}/cmdline")
+    try:
+        return b"spawn_main" in command.read_bytes()
+    except OSError:
+        return False

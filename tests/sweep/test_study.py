@@ -1,0 +1,157 @@
+"""The study: what is asked for, what is told, and what a restart finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from robusweep.errors import UsageError
+from robusweep.recipe import SweepPlan
+from robusweep.sweep.study import MAX_ATTEMPTS, Asked, Study
+
+Declare = Callable[..., SweepPlan]
+WEIGHTS = (0.0, 0.5, 1.0)
+
+
+def told(study: Study, asked: Asked) -> None:
+    """Tell a trial with the three points of the fixture's space."""
+    points = []
+    for i, weight in enumerate(WEIGHTS):
+        params = {"mix.weight": weight, **asked.params}
+        points.append((f"t{asked.number:03d}.{i:02d}", params, [0.9 - 0.1 * weight, 0.3 + 0.4 * weight]))
+    study.complete(asked, points)
+
+
+def test_each_after_training_value_is_a_completed_trial_with_all_its_parameters(
+    declare: Declare, project: Path
+) -> None:
+    study = Study(project / "s.journal", declare())
+    told(study, study.ask())
+    told(study, study.ask())
+    trials = study._study.get_trials()
+    assert study.n_points() == len(trials) == 6
+    assert {t.params["mix.weight"] for t in trials} == set(WEIGHTS)
+    assert all(set(t.params) == {"mix.weight", "adversarial.0.radius", "adapter.rank"} for t in trials)
+    assert study.counts() == {"complete": 2, "failed": 0, "running": 0}
+
+
+def test_telling_a_trial_twice_changes_nothing(declare: Declare, project: Path) -> None:
+    study = Study(project / "s.journal", declare())
+    asked = study.ask()
+    told(study, asked)
+    told(study, asked)
+    assert study.n_points() == 3
+
+
+def test_a_curve_that_was_told_in_part_is_completed(declare: Declare, project: Path) -> None:
+    study = Study(project / "s.journal", declare())
+    asked = study.ask()
+    params = {"mix.weight": 0.0, **asked.params}
+    study.complete(asked, [("t000.00", params, [0.9, 0.3])])
+    again = Study(project / "s.journal", declare())
+    told(again, again.finished()[0])
+    assert again.n_points() == 3
+
+
+def test_parameters_do_not_depend_on_restarts(declare: Declare, project: Path) -> None:
+    going = Study(project / "a.journal", declare())
+    whole = []
+    for _ in range(5):
+        asked = going.ask()
+        told(going, asked)
+        whole.append(asked.params)
+    pieces = []
+    for _ in range(5):
+        fresh = Study(project / "b.journal", declare())
+        asked = fresh.ask()
+        told(fresh, asked)
+        pieces.append(asked.params)
+    assert pieces == whole
+    assert len({str(p) for p in whole}) == 5
+
+
+def test_another_seed_asks_for_other_parameters(declare: Declare, project: Path) -> None:
+    one = Study(project / "a.journal", declare()).ask()
+    other = Study(project / "b.journal", declare("seed=1")).ask()
+    assert one.params != other.params
+
+
+def test_orphans_come_back_under_their_number_with_their_parameters(declare: Declare, project: Path) -> None:
+    before = Study(project / "s.journal", declare())
+    told(before, before.ask())
+    lost = [before.ask(), before.ask()]
+    after = Study(project / "s.journal", declare())
+    assert after.orphans() == lost
+    assert after.ask().number == 3
+
+
+def test_a_trial_that_kills_its_driver_again_and_again_is_failed(declare: Declare, project: Path) -> None:
+    Study(project / "s.journal", declare()).ask()
+    for _ in range(MAX_ATTEMPTS - 1):
+        assert len(Study(project / "s.journal", declare()).orphans()) == 1
+    last = Study(project / "s.journal", declare())
+    assert last.orphans() == []
+    assert last.counts() == {"complete": 0, "failed": 1, "running": 0}
+
+
+def test_a_failed_trial_has_no_values_and_is_no_point(declare: Declare, project: Path) -> None:
+    study = Study(project / "s.journal", declare())
+    study.fail(study.ask())
+    assert study.n_points() == 0
+    assert study.counts() == {"complete": 0, "failed": 1, "running": 0}
+
+
+def test_a_lock_left_by_a_kill_does_not_block_the_journal(declare: Declare, project: Path) -> None:
+    Study(project / "s.journal", declare()).ask()
+    (project / "s.journal.lock").symlink_to(project / "s.journal")
+    assert Study(project / "s.journal", declare()).ask().number == 1
+
+
+def test_training_grids_are_walked_in_turn(declare: Declare, project: Path) -> None:
+    space = "mix.weight: {grid: [0.0, 1.0], after: training}\nadapter.rank: {grid: [2, 4, 8]}\n"
+    study = Study(project / "s.journal", declare(space=space))
+    assert [study.ask().params["adapter.rank"] for _ in range(4)] == [2, 4, 8, 2]
+
+
+def test_a_conditional_dimension_is_asked_for_only_where_it_exists(declare: Declare, project: Path) -> None:
+    space = (
+        "adapter.rank: {choice: [4, 8]}\n"
+        "adapter.alpha: {uniform: [8.0, 32.0], when: {adapter.rank: 8}}\n"
+        "mix.weight: {grid: [0.5], after: training}\n"
+    )
+    study = Study(project / "s.journal", declare(space=space))
+    asked = [study.ask().params for _ in range(12)]
+    assert {p["adapter.rank"] for p in asked} == {4, 8}
+    assert all(("adapter.alpha" in p) == (p["adapter.rank"] == 8) for p in asked)
+
+
+@pytest.mark.parametrize("kind", ["tpe", "nsga2", "nsga3", "random", "qmc", "gp"])
+def test_every_sampler_asks_within_the_space_and_learns_from_points(kind: str, declare: Declare, project: Path) -> None:
+    study = Study(project / "s.journal", declare(f"search.sampler={{kind: {kind}}}"))
+    asked = []
+    for _ in range(6):
+        asked.append(study.ask())
+        told(study, asked[-1])
+    assert study.n_points() == 18
+    assert all(0.1 <= a.params["adversarial.0.radius"] <= 0.6 and a.params["adapter.rank"] in (4, 8) for a in asked)
+    assert len({a.params["adversarial.0.radius"] for a in asked}) >= 4  # a model may ask for a bound twice
+
+
+def test_a_genetic_sampler_sees_every_point_of_a_trial_in_its_generation(declare: Declare, project: Path) -> None:
+    study = Study(project / "s.journal", declare("search.sampler={kind: nsga2, population_size: 4}"))
+    for _ in range(3):
+        told(study, study.ask())
+    marks = [{k for k in t.system_attrs if "generation" in k} for t in study._study.get_trials()]
+    assert all(marks)
+
+
+def test_a_study_of_other_objectives_is_refused(
+    declare: Declare, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SweepPlan, "sweep_digest", lambda _plan: "the same study name")
+    Study(project / "s.journal", declare())
+    turned = "search.objectives=[{metric: clean_accuracy, goal: min}, {metric: robust_accuracy}]"
+    with pytest.raises(UsageError, match="directions"):
+        Study(project / "s.journal", declare(turned))
