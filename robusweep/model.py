@@ -216,8 +216,8 @@ def load(model: BaseEncoder, label_names: Sequence[str], *, seed: int, device: s
 
 def _check_encoder(network: PreTrainedModel, found: Mapping[str, Any], base: str) -> None:
     """Refuse an encoder that was partly drawn at random. A pooler may be: masked-language models come without one."""
-    absent = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])} - {*head_names(network)}
-    absent = {name for name in absent if ".pooler." not in name}
+    drawn = {*found["missing_keys"], *found["mismatched_keys"]} - {*head_names(network)}
+    absent = {name for name in drawn if ".pooler." not in name}
     if absent:
         raise MissingError(
             f"model.base: {base!r} holds no fitting weights for {len(absent)} tensors of the encoder, "

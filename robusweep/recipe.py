@@ -25,6 +25,7 @@ from robusweep.yaml_source import (
     KeyPath,
     Source,
     assign,
+    in_yaml,
     load_yaml,
     override,
     recipe_error,
@@ -299,7 +300,7 @@ def _check_space(plan: SweepPlan, source: Source, space_source: Source) -> None:
             plan.with_params(corner)
         except RecipeError as e:
             reason = e.message.split("\n")[0].removeprefix(f"{source.file}: ")
-            values = ", ".join(f"{name}={value!r}" for name, value in corner.items())
+            values = ", ".join(f"{name}={in_yaml(value)}" for name, value in corner.items())
             raise space_source.error((key,), f"{values} gives no valid recipe: {reason}") from None
         except KeyError as e:
             raise space_source.error((key,), f"{e.args[0]}: the recipe has nothing there", of_key=True) from None

@@ -101,9 +101,9 @@ def pareto_ranks(points: Sequence[Sequence[float]], goals: Sequence[Goal]) -> li
         rank += 1
         rest = np.flatnonzero(ranks == 0)
         left = values[rest]
-        no_worse = (left[None, :, :] >= left[:, None, :]).all(axis=2)
-        better = (left[None, :, :] > left[:, None, :]).any(axis=2)
-        ranks[rest[~(no_worse & better).any(axis=1)]] = rank
+        no_worse = np.all(left[None, :, :] >= left[:, None, :], axis=2)
+        better = np.any(left[None, :, :] > left[:, None, :], axis=2)
+        ranks[rest[~np.any(no_worse & better, axis=1)]] = rank
     return ranks.tolist()
 
 

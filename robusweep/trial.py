@@ -264,6 +264,8 @@ def _attack(
             seed=ground.recipe.seed,
             done=dict(log.done),
             on_outcome=log.append,
+            bf16=ground.bf16,
+            device=ground.base.device,
         )
 
 

@@ -32,7 +32,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Refuses aliases: they can hold themselves, or unfold without end."""
         if self.check_event(yaml.AliasEvent):
-            alias: yaml.AliasEvent = self.get_event()
+            alias: Any = self.get_event()  # type: ignore[no-untyped-call]
             says = "aliases are not read here; write the value out"
             raise yaml.composer.ComposerError(None, None, says, alias.start_mark)
         return super().compose_node(parent, index)
@@ -104,7 +104,8 @@ def load_yaml(path: str | Path) -> Source:
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         place = _place(name, lines, mark) if mark else Place(name)
-        raise RecipeError(f"{place}: not valid YAML: {e.problem}{place.excerpt()}") from None
+        says = ", ".join(part for part in (e.context, e.problem) if part)
+        raise RecipeError(f"{place}: not valid YAML: {says}{place.excerpt()}") from None
     except yaml.reader.ReaderError as e:
         line = text.count("\n", 0, e.position) + 1
         raise RecipeError(f"{name}:{line}: not valid YAML: a control character ({text[e.position]!r})") from None
@@ -211,20 +212,16 @@ def assign(tree: dict[str, Any], path: KeyPath, value: Any) -> dict[str, Any]:
     copy: Any = dict(tree)
     inner: Any = copy
     for i, part in enumerate(path):
-        last = i == len(path) - 1
-        if isinstance(inner, list):
-            if not isinstance(part, int) or not 0 <= part < len(inner):
-                raise KeyError(dotted(path[: i + 1]))
-        elif isinstance(part, int):
+        is_index = isinstance(part, int) and isinstance(inner, list) and part < len(inner)
+        if not is_index and not (isinstance(part, str) and isinstance(inner, dict)):
             raise KeyError(dotted(path[: i + 1]))
-        if last:
+        if i == len(path) - 1:
             inner[part] = value
             break
-        child = inner[part] if isinstance(inner, list) else inner.get(part, {})
-        if not isinstance(child, dict | list):
-            raise KeyError(dotted(path[: i + 2]))
-        inner[part] = dict(child) if isinstance(child, dict) else list(child)
-        inner = inner[part]
+        child = inner.get(part, {}) if isinstance(inner, dict) else inner[part]
+        if isinstance(child, dict | list):
+            child = child.copy()
+        inner[part], inner = child, child
     result: dict[str, Any] = copy
     return result
 
@@ -281,7 +278,7 @@ def _describe(source: Source, model: type[BaseModel], detail: ErrorDetails, belo
         cause = detail.get("ctx", {}).get("error")
         path = (*path, *cause.path) if isinstance(cause, BlockError) else path
         of_key = isinstance(given, Mapping | list | BaseModel)
-        says = _message(detail) if of_key else f"{_message(detail)}, given {_as_yaml(given)}"
+        says = _message(detail) if of_key else f"{_message(detail)}, given {in_yaml(given)}"
     return source.error(path, says, of_key=of_key).message
 
 
@@ -315,7 +312,8 @@ def _message(detail: ErrorDetails) -> str:
     return message
 
 
-def _as_yaml(value: Any) -> str:
+def in_yaml(value: Any) -> str:
+    """A single value as a recipe would say it."""
     return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 

@@ -1,9 +1,10 @@
-"""Broken recipes, spaces and data files through the command line: exit code, place, key, hint, and nothing left
-behind."""
+"""Broken recipes, spaces and data files through the command line: exit code, place, key, hint, and nothing
+left behind."""
 
 from __future__ import annotations
 
-import os
+import resource
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -82,9 +83,9 @@ def searched(name: str, line: str, *says: str) -> Broken:
     return typed(name, "adapter.rank: {choice: [4, 8]}", line, *says, file="space.yaml")
 
 
-def given(name: str, *says: str, **contents: bytes | None) -> Broken:
-    """A data or model file that is missing or wrong."""
-    return Broken(name, 3, says, contents={k.replace("__", "."): v for k, v in contents.items()})
+def given(name: str, file: str, content: str | None, *says: str) -> Broken:
+    """A data or model file that is missing (None) or wrong; the message names it."""
+    return Broken(name, 3, (file, *says), contents={file: None if content is None else content.encode("latin1")})
 
 
 RECIPES = [
@@ -105,7 +106,7 @@ RECIPES = [
     typed("unknown sampler", "kind: random", "kind: randon", "search.sampler.kind", "did you mean 'random'", "nsga2"),
     typed("unknown protocol", "standard_v1", "standard_v2", "attacks.protocol", "did you mean 'standard_v1'"),
     typed("a block without its kind", "{kind: lora, rank: 4}", "{rank: 4}", "adapter", "'kind' is missing", "lora"),
-    typed("negative radius", "radius: 0.3", "radius: -0.3", "adversarial.0.radius", "greater than or equal to 0", "-0.3"),
+    typed("negative radius", "radius: 0.3", "radius: -0.3", "adversarial.0.radius", "must be greater", "-0.3"),
     typed("rank 0", "rank: 4}", "rank: 0}", "adapter.rank", "greater than or equal to 1", "given 0"),
     typed("undefined ball", "radius: 0.3", "radius: {value: 0.3, norm: linf}", "adversarial.0.radius", "not defined"),
     typed("unbounded radius without a step", "radius: 0.3", "radius: null", "adversarial.0", "needs a step_size",
@@ -128,15 +129,21 @@ RECIPES = [
           "deepwordbug", "not both", line="attacks:"),
     typed("more examples than there are", "n_examples: 4", "n_examples: 13", "attacks.n_examples", "13", "12"),
     typed("nothing to mix", "adversarial:\n  - kind: pgd\n    radius: 0.3\n", "", "mix", "nothing to mix", line="mix:"),
-    typed("no mixer", "mix: {kind: adpmixup, weight: 0.5}\n", "", "adversarial", "'mix' is needed", line="adversarial:"),
+    typed("no mixer", "mix: {kind: adpmixup, weight: 0.5}\n", "", "adversarial", "'mix' is needed", line="adversarial"),
     typed("space that is not there", "space: space.yaml", "space: spice.yaml", "search.space", "no such file",
           "did you mean", "space.yaml"),
+    typed("alias", "weight: 0.5", "weight: *half", "not valid YAML", "aliases are not read here"),
+    typed("tag", "rank: 4}", "rank: !!python/name:os.system ''}", "tags are not read here"),
+    typed("tagged text", "rank: 4}", "rank: !!int four}", "'four' can't be read as int"),
+    typed("list for a name", "name: small", "name: [small]", "name", "valid string"),
     typed("no list of attacks", "known: [deepwordbug]", "known: []", "attacks.known", "at least 1"),
     Broken("empty recipe", 2, ("recipe.yaml: ", "an empty file"), contents={"recipe.yaml": b""}),
     Broken("recipe of comments", 2, ("recipe.yaml: ", "an empty file"), contents={"recipe.yaml": b"# nothing\n"}),
     Broken("list for a recipe", 2, ("recipe.yaml", "found a list"), contents={"recipe.yaml": b"- version: 1\n"}),
     Broken("not UTF-8", 2, ("recipe.yaml", "not UTF-8", "byte 2"), contents={"recipe.yaml": b"# \xe9t\xe9\n"}),
     Broken("control character", 2, ("recipe.yaml", "not valid YAML"), contents={"recipe.yaml": b"name: a\x00b\n"}),
+    Broken("nested deeply", 2, ("recipe.yaml", "nested too deeply"), contents={"recipe.yaml": b"a: " + b"[" * 999}),
+    Broken("too long a name", 2, ("can't be read",), recipe="a" * 5000 + ".yaml"),
     Broken("no such recipe", 2, ("recipes.yaml: no such file", "did you mean recipe.yaml"), recipe="recipes.yaml"),
     Broken("no such folder", 2, ("nowhere", "there is no folder"), recipe="nowhere/recipe.yaml"),
     Broken("a folder for a recipe", 2, ("encoder",), recipe="encoder"),
@@ -144,12 +151,18 @@ RECIPES = [
 
 OVERRIDES = [
     Broken("override of an unknown key", 2, ("train.epochs=2", "train.epochs", "'n_epochs'"), args=("train.epochs=2",)),
-    Broken("override below a value", 2, ("name.first=a", "nothing to set"), args=("name.first=a",)),
+    Broken("override below a value", 2, ("name.first=a", "the recipe has no name.first"), args=("name.first=a",)),
     Broken("override of an item that is not there", 2, ("adversarial.1.radius=1", "adversarial.1"),
            args=("adversarial.1.radius=1",)),
     Broken("override without a value", 2, ("'train.n_epochs'", "expected key=value"), args=("train.n_epochs",)),
     Broken("override without a key", 2, ("'=2'", "expected key=value"), args=("=2",)),
-    Broken("override with an empty part", 2, ("train..n_epochs=2",), args=("train..n_epochs=2",)),
+    Broken("override with an empty part", 2, ("train..n_epochs=2", "expected key=value"), args=("train..n_epochs=2",)),
+    Broken("override with a wrong block", 2, ("override 'adapter={kind: lorra}'", "adapter.kind", "mean 'lora'"),
+           args=("adapter={kind: lorra}",)),
+    Broken("override with a repeated key", 2, ("override 'adapter={a: 1, a: 2}'", "repeated"),
+           args=("adapter={a: 1, a: 2}",)),
+    Broken("override with a sign for an index", 2, ("adversarial.\u00b2", "no adversarial.\u00b2"),
+           args=("adversarial.\u00b2.radius=1",)),
     Broken("override with a wrong value", 2, ("train.n_epochs=none", "train.n_epochs", "'none'"),
            args=("train.n_epochs=none",)),
     Broken("override with broken YAML", 2, ("attacks.known=[pwws", "attacks.known"), args=("attacks.known=[pwws",)),
@@ -157,12 +170,12 @@ OVERRIDES = [
 ]  # fmt: skip
 
 SPACES = [
-    searched("key that does not exist", "adapter.rnak: {choice: [4, 8]}", "adapter.rnak", "did you mean 'adapter.rank'"),
+    searched("key that does not exist", "adapter.rnak: {choice: [4, 8]}", "adapter.rnak", "mean 'adapter.rank'"),
     searched("size of the data", "data.n_train: {choice: [10, 20]}", "data.n_train", "can't be searched"),
     searched("seed", "seed: {choice: [0, 1]}", "seed", "can't be searched"),
     searched("rank after training", "adapter.rank: {grid: [4, 8], after: training}", "adapter.rank", "mix."),
-    typed("weight before training", "mix.weight: {grid: [0.0, 0.5, 1.0], after: training}", "mix.weight: {uniform: [0, 1]}",
-          "mix.weight", "after: training", file="space.yaml"),
+    typed("weight before training", "grid: [0.0, 0.5, 1.0], after: training", "uniform: [0, 1]", "mix.weight",
+          "after: training", file="space.yaml"),
     searched("rank 0", "adapter.rank: {choice: [4, 0]}", "adapter.rank=0", "greater than or equal to 1"),
     searched("fractional rank", "adapter.rank: {uniform: [1, 8]}", "adapter.rank=1.0", "valid integer"),
     typed("radius below 0", "log_uniform: [0.1, 0.6]", "uniform: [-1, 0.6]", "adversarial.0.radius=-1",
@@ -171,7 +184,7 @@ SPACES = [
           file="space.yaml"),
     typed("bounds the wrong way round", "log_uniform: [0.1, 0.6]", "log_uniform: [0.6, 0.1]", "adversarial.0.radius",
           "0.6 must be below the upper bound 0.1", file="space.yaml"),
-    typed("one bound", "log_uniform: [0.1, 0.6]", "log_uniform: [0.1]", "adversarial.0.radius.log_uniform", "at least 2",
+    typed("one bound", "log_uniform: [0.1, 0.6]", "log_uniform: [0.1]", "adversarial.0.radius.log_uniform", "least 2",
           file="space.yaml"),
     searched("two kinds", "adapter.rank: {choice: [4, 8], integer: [1, 8]}", "adapter.rank", "choice, integer"),
     searched("no kind", "adapter.rank: {}", "adapter.rank", "exactly one of"),
@@ -180,6 +193,14 @@ SPACES = [
     searched("a value twice", "adapter.rank: {choice: [4, 4]}", "adapter.rank", "twice"),
     searched("condition on an unknown key", "adapter.rank: {choice: [4, 8], when: {adapter.kind: lora}}",
              "adapter.rank.when.adapter.kind", "does not search"),
+    searched("condition on a value that is never there",
+             "adapter.rank: {choice: [4, 8], when: {mix.weight: 0.7}, after: training}", "adapter.rank", "grid"),
+    searched("list of lists", "adapter.targets: {choice: [[query]]}", "adapter.targets.choice.0"),
+    Broken("two values that do not go together", 2,
+           ("space.yaml:4: ", "adversarial.0.radius=null, adversarial.0.step_size=null gives no", "needs a step_size"),
+           edits=(("recipe.yaml", "radius: 0.3", "radius: 0.3\n    step_size: 0.1"),
+                  ("space.yaml", "{log_uniform: [0.1, 0.6]}", "{choice: [0.3, null]}"),
+                  ("space.yaml", "adapter.rank: {choice: [4, 8]}", "adversarial.0.step_size: {choice: [0.1, null]}"))),
     typed("repeated dimension", "adapter.rank:", "mix.weight:", "mix.weight", "repeated", file="space.yaml"),
     Broken("empty space", 2, ("space.yaml", "an empty file"), contents={"space.yaml": b""}),
     Broken("two mistakes at once", 2, ("data.n_trian", "mix.weight", "recipe.yaml:7", "recipe.yaml:18"),
@@ -187,19 +208,22 @@ SPACES = [
 ]  # fmt: skip
 
 MISSING = [
-    given("no such data file", "reviews.csv", "there is no file", reviews__csv=None),
-    given("no such column", "reviews.csv", "no column 'label'", "'lable'", reviews__csv=CSV.replace("label", "lable").encode()),
-    given("one class", "reviews", "one class only", reviews__csv=("text,label\n" + "".join(f"text {i},1\n" for i in range(60))).encode()),
-    given("empty data file", "reviews.csv", "is empty", reviews__csv=b""),
-    given("a header and no rows", "reviews.csv", "no rows", reviews__csv=b"text,label\n"),
-    given("missing label", "reviews.csv:3", "label is missing", reviews__csv=CSV.replace("film,1\n", "film,\n", 1).encode()),
-    given("a comma too many", "reviews.csv:3", "3 fields", reviews__csv=CSV.replace("1 is a", "1, is a", 1).encode()),
-    given("data not UTF-8", "reviews.csv:3", "not UTF-8", reviews__csv=CSV.replace("1 is a", "\xe9 is a", 1).encode("latin1")),
-    given("too few rows", "data.n_train", "10 different texts", "n_train 20", reviews__csv="\n".join(CSV.split("\n")[:11]).encode()),
-    given("no weights", "encoder", "no *.safetensors", **{"encoder/model__safetensors": None}),
-    given("pickled weights only", "encoder", "safetensors only",
-          **{"encoder/model__safetensors": None, "encoder/pytorch_model__bin": b"\x80\x04."}),
-    given("no description of the model", "encoder", "config.json", **{"encoder/config__json": None}),
+    given("no such data file", "reviews.csv", None, "there is no file"),
+    given("no such column", "reviews.csv", CSV.replace("label", "lable"), "no column 'label'", "'lable'"),
+    given("empty data file", "reviews.csv", "", "is empty"),
+    given("a header and no rows", "reviews.csv", "text,label\n", "no rows"),
+    given("missing label", "reviews.csv", CSV.replace("film,1\n", "film,\n", 1), "csv:3", "label is missing"),
+    given("a comma too many", "reviews.csv", CSV.replace("1 is a", "1, is a", 1), "csv:3", "3 fields"),
+    given("a quote that stays open", "reviews.csv", CSV.replace("number 1 ", '"number 1 ', 1), "not valid CSV"),
+    given("data not UTF-8", "reviews.csv", CSV.replace("1 is a", "\xe9 is a", 1), "csv:3", "not UTF-8"),
+    Broken("one class", 3, ("reviews", "one class only"),
+           contents={"reviews.csv": CSV.replace(",0\n", ",1\n").encode()}),
+    Broken("too few rows", 3, ("data.n_train", "10 different texts", "n_train 20"),
+           contents={"reviews.csv": "\n".join(CSV.splitlines()[:11]).encode()}),
+    Broken("no weights", 3, ("encoder", "no *.safetensors"), contents={"encoder/model.safetensors": None}),
+    Broken("pickled weights only", 3, ("encoder", "safetensors only"),
+           contents={"encoder/model.safetensors": None, "encoder/pytorch_model.bin": b"\x80\x04."}),
+    Broken("no description of the model", 3, ("encoder", "config.json"), contents={"encoder/config.json": None}),
     Broken("no such model folder", 3, ("model.base", "encodre", "there is no folder"),
            edits=(("recipe.yaml", "./encoder", "./encodre"),)),
     Broken("hub model without a hub", 3, ("model.base", "'bert-base-uncased'", "stand_in"),
@@ -208,6 +232,7 @@ MISSING = [
 
 BROKEN = [*RECIPES, *OVERRIDES, *SPACES, *MISSING]
 ALSO_RUN = BROKEN[::6]
+FROM_A_SHELL = [(RECIPES, "typo in a nested key"), (OVERRIDES, "override of an unknown key"), (MISSING, "one class")]
 Command = Callable[..., "tuple[int, str]"]
 
 
@@ -287,8 +312,33 @@ def test_validate_names_the_place_and_the_mistake(folder: Path, command: Command
     break_it(folder, broken)
     before = tree(folder)
     code, said = command("validate", broken.recipe, *broken.args)
-    if os.environ.get("SHOW"):
-        with open("/tmp/w/rc/said.txt", "a") as f:
-            f.write(f"##### {broken.name} -> {code}\n{said}\n")
     check(folder, broken, code, said)
     assert tree(folder) == before
+
+
+@cases(ALSO_RUN)
+def test_run_refuses_it_alike_and_leaves_no_run_and_no_cache(folder: Path, command: Command, broken: Broken) -> None:
+    break_it(folder, broken)
+    before = tree(folder)
+    code, said = command("run", broken.recipe, *broken.args)
+    check(folder, broken, code, said)
+    assert tree(folder) == before
+
+
+@cases([next(b for b in group if b.name == name) for group, name in FROM_A_SHELL])
+def test_from_a_shell_it_takes_seconds_and_shows_no_traceback(folder: Path, broken: Broken) -> None:
+    break_it(folder, broken)
+    before = tree(folder)
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    command = [sys.executable, "-m", "robusweep", "validate", broken.recipe, *broken.args]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    check(folder, broken, ended.returncode, ended.stderr)
+    assert ended.stdout == ""
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - spent < 3
+    assert tree(folder) == before
+
+
+def test_an_override_mends_what_the_recipe_breaks(folder: Path, command: Command) -> None:
+    (folder / "recipe.yaml").write_text(RECIPE.replace("kind: lora, rank: 4", "kind: lore, rank: 0"))
+    assert command("validate", "recipe.yaml")[0] == 2
+    assert command("validate", "recipe.yaml", "adapter={kind: lora}", "adapter.rank=2") == (0, "")

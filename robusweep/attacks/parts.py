@@ -7,15 +7,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from robusweep.attacks.encoder import sentence_encoder
+from robusweep.attacks import lockstep
+from robusweep.attacks.encoder import SentenceEncoder, sentence_encoder
 from robusweep.attacks.library import import_textattack
+from robusweep.attacks.lockstep import Service
 from robusweep.attacks.protocol import Protocol
 from robusweep.attacks.resources import synonyms
 from robusweep.attacks.stop_words import STOP_WORDS
 from robusweep.attacks.tagger import tagger
 from robusweep.errors import StageError
 from robusweep.examples import Victim
+
+BF16_MARGIN = 0.03  # a bfloat16 cosine closer than this to the threshold is computed again in float32
 
 textattack: Any = import_textattack()
 AttackedText = textattack.shared.AttackedText
@@ -26,19 +31,22 @@ _is_word_swap = textattack.shared.validators.transformation_consists_of_word_swa
 class VictimWrapper(textattack.models.wrappers.ModelWrapper):  # type: ignore[misc]
     """Asks a victim, answers with probabilities, and counts the texts it was given.
 
-    Probabilities are float64: TextAttack would apply a second softmax to rows whose sum is off by 1e-6.
+    Probabilities are float64: TextAttack would apply a second softmax to rows whose sum is off by 1e-6. ``bf16`` and
+    ``device`` are for the sentence encoder of the same attack.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, bf16: bool = False, device: str = "cpu") -> None:
         self.model = None  # TextAttack looks at its class only
-        self.victim: Victim | None = None
+        self.victim: Service | None = None
         self.n_texts = 0
+        self.bf16, self.device = bf16, device
 
     def __call__(self, texts: list[str]) -> torch.Tensor:
         if self.victim is None:
             raise RuntimeError("no victim is set")
         self.n_texts += len(texts)
-        return torch.softmax(torch.from_numpy(ask(self.victim, texts)).double(), dim=1)
+        logits = np.asarray(lockstep.ask(self.victim, texts))
+        return torch.softmax(torch.from_numpy(logits).double(), dim=1)
 
 
 def ask(victim: Victim, texts: Sequence[str]) -> Any:
@@ -137,17 +145,21 @@ class SentenceSimilarity(textattack.constraints.Constraint):  # type: ignore[mis
     in a long text then counts as much as in a short one, and most windows are met more than once in a search.
     """
 
-    def __init__(self, minimum: float, window: int | None) -> None:
+    def __init__(self, minimum: float, window: int | None, *, bf16: bool = False, device: str = "cpu") -> None:
         super().__init__(compare_against_original=True)
         self.minimum, self.window = minimum, window
+        self._fast, self._exact = sentence_encoder(device, bf16), sentence_encoder(device, False)
 
     def _check_constraint_many(self, transformed_texts: list[Any], reference_text: Any) -> list[Any]:
         if not transformed_texts:
             return []
         pairs = [self._compared(text, reference_text) for text in transformed_texts]
-        vectors = sentence_encoder().encode([text for pair in pairs for text in pair])
+        cosines = _cosines(self._fast, pairs)
+        if self._fast is not self._exact:
+            close = np.flatnonzero(np.abs(cosines - self.minimum) < BF16_MARGIN).tolist()
+            cosines[close] = _cosines(self._exact, [pairs[i] for i in close])
         kept = []
-        for text, cosine in zip(transformed_texts, (vectors[0::2] * vectors[1::2]).sum(axis=1).tolist(), strict=True):
+        for text, cosine in zip(transformed_texts, cosines.tolist(), strict=True):
             text.attack_attrs["similarity_score"] = cosine
             if cosine >= self.minimum:
                 kept.append(text)
@@ -167,6 +179,12 @@ class SentenceSimilarity(textattack.constraints.Constraint):  # type: ignore[mis
         return ["minimum", "window"]
 
 
+def _cosines(encoder: SentenceEncoder, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+    """The cosine of each pair of texts."""
+    vectors = np.asarray(lockstep.ask(encoder.encode, [text for pair in pairs for text in pair]), dtype=np.float64)
+    return (vectors.reshape(len(pairs), 2, encoder.width).prod(axis=1)).sum(axis=1)
+
+
 class WindowSimilarity(textattack.constraints.semantics.sentence_encoders.SentenceEncoder):  # type: ignore[misc]
     """TextFooler's sentence constraint as TextAttack ships it, with MiniLM where it has the Universal Sentence
     Encoder: angular similarity of 15 words around the change, to the text before the change."""
@@ -181,7 +199,7 @@ class WindowSimilarity(textattack.constraints.semantics.sentence_encoders.Senten
         )
 
     def encode(self, sentences: list[str]) -> torch.Tensor:
-        return torch.from_numpy(sentence_encoder().encode(sentences))
+        return torch.from_numpy(np.asarray(lockstep.ask(sentence_encoder("cpu", False).encode, sentences)))
 
 
 def common_constraints(protocol: Protocol) -> list[Any]:
@@ -199,8 +217,9 @@ def common_constraints(protocol: Protocol) -> list[Any]:
     return found
 
 
-def similarity_constraints(protocol: Protocol) -> list[Any]:
+def similarity_constraints(protocol: Protocol, wrapper: VictimWrapper) -> list[Any]:
     """The protocol's sentence similarity, for word-level attacks; none where the protocol asks for none."""
     if protocol.min_similarity is None:
         return []
-    return [SentenceSimilarity(protocol.min_similarity, protocol.similarity_window)]
+    window = protocol.similarity_window
+    return [SentenceSimilarity(protocol.min_similarity, window, bf16=wrapper.bf16, device=wrapper.device)]

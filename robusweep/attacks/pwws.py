@@ -34,7 +34,7 @@ class Pwws(Attack):
 
         return parts.textattack.Attack(
             parts.untargeted(wrapper),
-            [*parts.common_constraints(protocol), *parts.similarity_constraints(protocol)],
+            [*parts.common_constraints(protocol), *parts.similarity_constraints(protocol, wrapper)],
             parts.SynonymSwap(protocol.max_candidates),
             parts.textattack.search_methods.GreedyWordSwapWIR("weighted-saliency"),
         )

@@ -1,11 +1,12 @@
-"""Run one attack on a list of examples: seeded one by one, verified with the exact victim, resumable."""
+"""Run one attack on a list of examples: many in lockstep, each seeded, verified with the exact victim, resumable."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +16,11 @@ from robusweep.errors import MissingError
 from robusweep.examples import Example, Victim
 from robusweep.record import AttackOutcome
 from robusweep.seeds import derive
+
+if TYPE_CHECKING:
+    from robusweep.attacks.lockstep import Service
+
+N_LANES = 32  # examples that are attacked at once; a forward pass is then full on a CPU
 
 
 def run_attack(
@@ -27,19 +33,26 @@ def run_attack(
     seed: int,
     done: Mapping[str, AttackOutcome] | None = None,
     on_outcome: Callable[[AttackOutcome], None] | None = None,
+    n_lanes: int = N_LANES,
+    bf16: bool = False,
+    device: str = "cpu",
 ) -> list[AttackOutcome]:
     """One outcome for each example, in the order of ``examples``; it does not depend on that order.
 
     ``victim`` may be a fast approximation of ``exact`` (float32), or the same object. ``exact`` decides who is
     misclassified and confirms every success of ``victim``; where the two disagree, the example is attacked again
     with ``exact``, and that attack alone is its outcome. What survives the fast victim is not tried again.
+    ``bf16`` and ``device`` are those of the sentence encoder, whose close decisions are repeated in float32.
 
     ``n_queries`` of an outcome counts the texts that TextAttack handed to the victim in the search that gave the
     outcome: the unchanged text, and all others except those that TextAttack remembers from earlier in that search.
     Confirming a success is not counted.
 
+    ``n_lanes`` examples are attacked at once, their queries gathered into common batches; a victim whose logits do not
+    depend on what else is in a batch gives the same outcomes with any number.
+
     ``done`` maps ids of examples to outcomes of an earlier, interrupted run. ``on_outcome`` is called with each new
-    outcome at once. Raises ``MissingError`` when a resource is not here, ``StageError`` when the victim fails or
+    outcome at once. Raises ``MissingError`` when a resource is not here, and ``StageError`` when the victim fails or
     gives logits that are not finite.
     """
     if lacking := attack.missing(protocol):
@@ -48,58 +61,86 @@ def run_attack(
     todo = list({e.id: e for e in examples if e.id not in outcomes}.values())
     if todo:
         from robusweep.attacks import parts
+        from robusweep.attacks.library import remembering_words
+        from robusweep.attacks.lockstep import in_lockstep
 
-        search = _Search(attack, protocol, seed)
-        clean = parts.ask(exact, [example.text for example in todo]).argmax(axis=1)
-        for example, predicted in zip(todo, clean.tolist(), strict=True):
-            if predicted != example.label:
-                outcome = search.misclassified(example)
-            else:
-                outcome = search.confirmed(example, victim, exact)
-            outcomes[example.id] = outcome
-            if on_outcome is not None:
-                on_outcome(outcome)
+        services = partial(parts.ask, victim), partial(parts.ask, exact)
+        if victim is exact:
+            services = services[0], services[0]
+        searches = _Searches(lambda: _Search(attack, protocol, seed, services, bf16=bf16, device=device))
+        predicted = services[1]([example.text for example in todo]).argmax(axis=1)
+        jobs = [
+            partial(searches.outcome, example, right=label == example.label)
+            for example, label in zip(todo, predicted.tolist(), strict=True)
+        ]
+        with remembering_words(), _generators_restored():
+            for i, outcome in in_lockstep(jobs, n_lanes=n_lanes):
+                outcomes[todo[i].id] = outcome
+                if on_outcome is not None:
+                    on_outcome(outcome)
     return [outcomes[example.id] for example in examples]
 
 
-class _Search:
-    """A TextAttack attack, built once, that is pointed at one example and one victim after the other."""
+class _Searches:
+    """Searches that are not in use: a TextAttack attack holds the state of the one example it works on."""
 
-    def __init__(self, attack: Attack, protocol: Protocol, seed: int) -> None:
+    def __init__(self, build: Callable[[], _Search]) -> None:
+        self._build = build
+        self._idle: list[_Search] = []
+
+    def outcome(self, example: Example, *, right: bool) -> AttackOutcome:
+        search = self._idle.pop() if self._idle else self._build()
+        outcome = search.confirmed(example) if right else search.misclassified(example)
+        self._idle.append(search)
+        return outcome
+
+
+class _Search:
+    """A TextAttack attack, built once, that is pointed at one example after the other."""
+
+    def __init__(
+        self,
+        attack: Attack,
+        protocol: Protocol,
+        seed: int,
+        services: tuple[Service, Service],
+        *,
+        bf16: bool,
+        device: str,
+    ) -> None:
         from robusweep.attacks import parts
         from robusweep.attacks.library import quiet
 
         self._kind, self._protocol, self._seed = attack.kind, protocol, seed
-        self._wrapper = parts.VictimWrapper()
+        self._fast, self._exact = services
+        self._wrapper = parts.VictimWrapper(bf16=bf16, device=device)
         with quiet():
             self._attack = attack.build(protocol, self._wrapper)
 
     def misclassified(self, example: Example) -> AttackOutcome:
         return self._outcome(example, "misclassified", n_queries=0, n_words=_attacked_text(example).num_words)
 
-    def confirmed(self, example: Example, victim: Victim, exact: Victim) -> AttackOutcome:
-        """Attack with ``victim``; attack again with ``exact`` where ``exact`` does not agree with what came out."""
-        from robusweep.attacks import parts
+    def confirmed(self, example: Example) -> AttackOutcome:
+        """Attack the fast victim; attack the exact one where it does not agree with what came out."""
+        from robusweep.attacks.lockstep import ask
 
-        outcome = self._run(example, victim)
-        if victim is exact or outcome.status == "survived":
+        outcome = self._run(example, self._fast)
+        if self._fast is self._exact or outcome.status == "survived":
             return outcome
         if outcome.status == "broken":
-            broken = parts.ask(exact, [str(outcome.perturbed_text)]).argmax()
-            if broken != example.label:
+            (logits,) = ask(self._exact, [str(outcome.perturbed_text)])
+            if logits.argmax() != example.label:
                 return outcome
-        return self._run(example, exact)
+        return self._run(example, self._exact)
 
-    def _run(self, example: Example, victim: Victim) -> AttackOutcome:
-        from robusweep.attacks.library import remembering_words
-
+    def _run(self, example: Example, victim: Service) -> AttackOutcome:
         text = _attacked_text(example)
         budget = self._protocol.max_queries(text.num_words)
         self._attack.goal_function.query_budget = float("inf") if budget is None else budget
         self._wrapper.victim, self._wrapper.n_texts = victim, 0
+        _seed_generators(derive(self._seed, self._kind, example.id))
         try:
-            with remembering_words(), _seeded(derive(self._seed, self._kind, example.id)):
-                result = self._attack.attack(text, example.label)
+            result = self._attack.attack(text, example.label)
         finally:
             self._attack.clear_cache()  # TextAttack keeps it after an example that it skips
             self._wrapper.victim = None
@@ -138,12 +179,15 @@ def _attacked_text(example: Example) -> Any:
     return AttackedText(example.text)
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Python's and NumPy's global generators, which TextAttack draws from, seeded and put back afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()
+def _seed_generators(seed: int) -> None:
+    """Python's and NumPy's global generators, which TextAttack draws from."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
+
+
+@contextmanager
+def _generators_restored() -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()
     try:
         yield
     finally:

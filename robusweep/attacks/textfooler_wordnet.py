@@ -33,7 +33,7 @@ class TextFoolerWordNet(Attack):
     def build(self, protocol: Protocol, wrapper: VictimWrapper) -> Any:
         from robusweep.attacks import parts
 
-        similar = parts.similarity_constraints(protocol)
+        similar = parts.similarity_constraints(protocol, wrapper)
         if protocol.library_constraints:
             similar = [parts.WindowSimilarity()]
         return parts.textattack.Attack(

@@ -28,7 +28,7 @@ DEFINITIONS = {
 
 CAUTION = (
     "The front was selected on validation data. The best of many points is partly lucky, so these numbers are "
-    "optimistic until `robusweep confirm` has scored the front on test data."
+    "optimistic until the front has been scored again on fresh data."
 )
 
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-CHUNK = 50  # batches that are sorted together: short enough to stay shuffled, long enough to leave ~2 % padding
+CHUNK = 128  # batches that are sorted together: 50 leave 2-5 % padding on log-normal lengths, 128 leave 1-2 %
 
 
 def grouped_batches(lengths: Sequence[int], *, batch_size: int, rng: np.random.Generator) -> list[list[int]]:
     """One epoch: every example once, in batches of ``batch_size`` (the last may be smaller), in random order.
 
-    Examples are shuffled, cut into chunks of ``CHUNK`` batches, sorted by length inside a chunk, and the batches
-    shuffled.
+    Examples are shuffled, cut into chunks of ``CHUNK`` batches, sorted by length inside a chunk (equal lengths stay
+    shuffled), and the batches shuffled.
     """
     order = rng.permutation(len(lengths))
     batches: list[list[int]] = []

@@ -17,11 +17,11 @@ Valid = Bool[Tensor, "batch tokens"]
 
 def norms(delta: Delta, radius: Radius) -> Float[Tensor, "batch tokens hidden"]:
     """The length that the ball bounds, per sentence, token or coordinate, spread to the shape of ``delta``."""
-    if radius.scope == "sentence":
-        return delta.flatten(1).norm(dim=1)[:, None, None].expand_as(delta)
-    if radius.scope == "token":
-        return delta.norm(dim=2, keepdim=True).expand_as(delta)
-    return delta.abs()
+    if radius.scope == "coordinate":
+        return delta.abs()
+    bounded = (1, 2) if radius.scope == "sentence" else (2,)
+    length: Tensor = torch.linalg.vector_norm(delta, dim=bounded, keepdim=True)
+    return length.expand_as(delta)
 
 
 def length_scale(radius: Radius, valid: Valid) -> Float[Tensor, "batch 1 1"]:

@@ -20,7 +20,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folders: dict[str, P
     """A machine that reaches no hub, has nothing cached, and has the embedded encoder."""
     monkeypatch.setattr(stage, "hub_reachable", lambda: False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(stage, "embedded_folder", lambda name: folders["bert"])
+    monkeypatch.setattr(stage, "embedded_folder", lambda _name: folders["bert"])
 
 
 @pytest.fixture
@@ -119,7 +119,9 @@ def test_the_head_depends_on_the_seed_alone_and_the_encoder_on_the_folder(folder
     assert not one.network.training
 
 
-def test_a_trained_head_no_head_and_a_head_for_other_labels_start_alike(folder: Path, family: str, folders: Any) -> None:
+def test_a_trained_head_no_head_and_a_head_for_other_labels_start_alike(
+    folder: Path, family: str, folders: Any
+) -> None:
     from transformers import AutoModel
 
     with_head, labels = folders[family], ("x", "y", "z")

@@ -45,7 +45,9 @@ def test_little_is_computed_on_padding(mean: int) -> None:
 
 def test_batches_do_not_come_in_order_of_length() -> None:
     lengths = lengths_of(27)
-    longest = [max(lengths[i] for i in b) for b in grouped_batches(lengths, batch_size=16, rng=np.random.default_rng(0))]
+    longest = [
+        max(lengths[i] for i in b) for b in grouped_batches(lengths, batch_size=16, rng=np.random.default_rng(0))
+    ]
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3
 
 

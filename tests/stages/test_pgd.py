@@ -92,6 +92,18 @@ def test_the_gradient_is_that_of_the_loss_at_the_last_perturbation(load_tiny: Lo
     assert all(p.grad.equal(learnt[name]) for name, p in network.named_parameters())
 
 
+@pytest.mark.parametrize(("value", "n_passes"), [(0.0, 1), (0.3, 4)])
+def test_a_batch_costs_one_pass_for_each_ascent_step_and_one_to_learn(
+    value: float, n_passes: int, load_tiny: Load, make_step: MakeStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = make_step(load_tiny().network)
+    passes: list[object] = []
+    plain = step.loss
+    monkeypatch.setattr(step, "loss", lambda *args, **named: passes.append(args) or plain(*args, **named))
+    Pgd(radius=Radius(value=value), n_steps=3, init_size=0.1).backward(step)
+    assert len(passes) == n_passes
+
+
 def test_a_larger_ball_gives_a_larger_loss(load_tiny: Load, make_step: MakeStep) -> None:
     network = load_tiny().network
     losses = [Pgd(radius=Radius(value=v)).backward(make_step(network)) for v in (0.0, 0.1, 1.0)]

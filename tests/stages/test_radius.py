@@ -160,6 +160,17 @@ def test_the_random_start_has_root_mean_square_norm_of_its_size_over_root_three(
         assert 0.55 <= float(half.flatten(1).norm(dim=1).mean()) / 0.7 <= 0.60
 
 
+def test_the_random_start_depends_on_its_own_generator_alone() -> None:
+    import torch
+
+    from robusweep.training.embedding import start
+
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    one, same, other = (start(valid, 4, size=1.0, draws=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert one.equal(same)
+    assert not one.equal(other)
+
+
 def test_one_free_step_from_zero_has_the_length_of_the_step(load_tiny: Load, make_step: MakeStep) -> None:
     import torch
 

@@ -73,9 +73,7 @@ def test_a_word_perturbation_equals_perturbed_input_embeddings(load_tiny: Load, 
 
 
 @each_space
-def test_a_padded_text_answers_as_it_does_alone(
-    space: str, family: str, load_tiny: Load, make_step: MakeStep
-) -> None:
+def test_a_padded_text_answers_as_it_does_alone(space: str, family: str, load_tiny: Load, make_step: MakeStep) -> None:
     import torch
 
     from robusweep.training.step import Step

@@ -39,11 +39,11 @@ def train(
     return adapter.extract(network), fitted
 
 
-class NotFinite(Standard):
-    """Reports a loss, and leaves a gradient of one value."""
+class Given(Standard):
+    """Reports this loss and leaves this gradient in every coordinate."""
 
     loss: float = 1.0
-    gradient: float = 0.0
+    gradient: float = 1.0
 
     model_config = {"allow_inf_nan": True}
 
@@ -51,6 +51,7 @@ class NotFinite(Standard):
         import torch
 
         for parameter in step.network.parameters():
+            assert parameter.grad is None
             parameter.grad = torch.full_like(parameter, self.gradient)
         return self.loss
 
@@ -92,7 +93,7 @@ def test_a_separable_task_is_learnt(
 
 @pytest.mark.parametrize(
     "method",
-    [NotFinite(loss=math.nan), NotFinite(loss=math.inf), NotFinite(gradient=math.nan), NotFinite(gradient=math.inf)],
+    [Given(loss=math.nan), Given(loss=math.inf), Given(gradient=math.nan), Given(gradient=math.inf)],
     ids=["loss nan", "loss inf", "gradient nan", "gradient inf"],
 )
 def test_a_loss_or_gradient_that_is_not_finite_fails_the_stage(
@@ -103,7 +104,7 @@ def test_a_loss_or_gradient_that_is_not_finite_fails_the_stage(
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("method", [Standard(n_epochs=1), NotFinite(loss=math.nan)], ids=["done", "failed"])
+@pytest.mark.parametrize("method", [Standard(n_epochs=1), Given(loss=math.nan)], ids=["done", "failed"])
 def test_mode_and_global_random_state_are_as_before(
     method: TrainingMethod, training: bool, load_tiny: Load, separable: Texts
 ) -> None:
@@ -116,7 +117,7 @@ def test_mode_and_global_random_state_are_as_before(
     try:
         fit(network, method, *separable, pad_id=1, seed=0, bf16=True)
     except StageError:
-        assert isinstance(method, NotFinite)
+        assert isinstance(method, Given)
     assert torch.get_rng_state().equal(state)
     assert all(module.training == training for module in network.modules())
     assert all(p.requires_grad for p in network.parameters())
@@ -146,14 +147,28 @@ def test_a_frozen_parameter_does_not_move(load_tiny: Load, separable: Texts) -> 
             assert parameter.equal(before[name.replace(".base_layer.", ".")])
 
 
-def test_one_step_moves_no_weight_further_than_the_learning_rate(load_tiny: Load, separable: Texts) -> None:
-    """Adam's first step has the learning rate's length in every coordinate, and one step has no warm-up left."""
-    model, fresh = load_tiny(dropout=0.0), load_tiny()
-    tensors, fitted = train(model, Standard(n_epochs=1, batch_size=40, learning_rate=1e-3), separable, adapter=Full())
-    assert fitted.n_steps == 1
-    start = dict(fresh.network.named_parameters())
-    moves = [float((value - start[name]).abs().max()) for name, value in tensors.items()]
-    assert max(moves) == pytest.approx(1e-3, rel=0.01)
+def test_weights_move_by_the_sum_of_the_scheduled_rates(load_tiny: Load, separable: Texts) -> None:
+    """Under a constant gradient every step of Adam is as long as its learning rate, in every coordinate."""
+    import torch
+
+    from robusweep.training.loop import _warm_up_then_decay
+
+    method = Given(n_epochs=3, batch_size=16, learning_rate=1e-3, warmup=0.5)
+    before = {name: value.detach().clone() for name, value in load_tiny().network.named_parameters()}
+    tensors, fitted = train(load_tiny(), method, separable, adapter=Full())
+    assert (fitted.n_steps, fitted.final_loss) == (9, 1.0)
+    factor = _warm_up_then_decay(9, 0.5)
+    distance = 1e-3 * sum(factor(step) for step in range(9))
+    for name, value in tensors.items():
+        torch.testing.assert_close(before[name] - value, torch.full_like(value, distance), rtol=0.01, atol=1e-6)
+
+
+def test_gradients_are_clipped_to_their_greatest_norm(load_tiny: Load, separable: Texts) -> None:
+    """A norm far below Adam's epsilon leaves next to nothing of a step."""
+    before = {name: value.detach().clone() for name, value in load_tiny().network.named_parameters()}
+    method = Given(n_epochs=1, learning_rate=1e-2, max_grad_norm=1e-12)
+    tensors, _ = train(load_tiny(), method, separable, adapter=Full())
+    assert max(float((value - before[name]).abs().max()) for name, value in tensors.items()) < 1e-5
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.06, 0.1, 0.5, 0.99])

@@ -99,9 +99,7 @@ def test_bfloat16_answers_nearly_all_texts_alike(load_tiny: Load, random_texts: 
     assert next(model.network.parameters()).element_size() == 4  # the model itself stays in float32
 
 
-def test_a_victim_owns_its_copy_and_holds_the_parameters_it_was_given(
-    load_tiny: Load, random_texts: list[str]
-) -> None:
+def test_a_victim_owns_its_copy_and_holds_the_parameters_it_was_given(load_tiny: Load, random_texts: list[str]) -> None:
     import torch
 
     model = load_tiny()

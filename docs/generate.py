@@ -1,0 +1,375 @@
+"""Write the parts of the documentation that follow from the code.
+
+python docs/generate.py           writes docs/recipe.md, docs/commands.md and the marked blocks of README.md
+python docs/generate.py --check   writes nothing; exits 1 when one of them is stale
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from inspect import cleandoc
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from typer.main import get_command
+
+from robusweep.attacks import PROTOCOLS
+from robusweep.catalogue import FAMILIES, kinds
+from robusweep.cli import app
+from robusweep.recipe import Recipe
+from robusweep.space import Dimension
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTE = "<!-- Written by docs/generate.py from the code. Do not edit. -->\n"
+LENGTHS = ("min_length", "max_length")
+BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+# Block of a recipe -> the family of kinds that may stand there, as `robusweep ls` names it.
+KINDS_AT = {
+    "data": "data",
+    "adapter": "adapters",
+    "train": "methods",
+    "mix": "mixers",
+    "attacks.known": "attacks",
+    "search.sampler": "samplers",
+}
+
+# What a key means, by the class that defines it. `Field(description=...)` in the class itself comes first.
+MEANINGS = {
+    "Recipe.version": "Version of the format.",
+    "Recipe.name": "Name of the run: its folder is `runs/<name>`, its MLflow experiment `robusweep/<name>`.",
+    "Recipe.seed": "Every random draw comes from this number and the name of what is drawn.",
+    "Recipe.data": "The labelled texts.",
+    "Recipe.model": "The pre-trained encoder.",
+    "Recipe.adapter": "What is trained on the encoder. The classification head belongs to it.",
+    "Recipe.ticket": "Reserved; only null is accepted.",
+    "Recipe.train": "How the clean adapter is trained.",
+    "Recipe.adversarial": "One more adapter for each entry. Needs `mix`.",
+    "Recipe.mix": "How the adapters become one model. Needs `adversarial`. Null scores the clean adapter.",
+    "Recipe.attacks": "The attacks, and the examples that they run on.",
+    "Recipe.search": "The sweep. A recipe without it runs with `robusweep trial`.",
+    "Recipe.resources": "Where trials run. Only `precision` and the kind of device can change a number.",
+    "DataSource.n_train": "Examples to train on. Drawn last: a larger value moves no example out of another split.",
+    "DataSource.n_validation": "Examples for clean accuracy; the first `attacks.n_examples` of them are attacked.",
+    "DataSource.n_calibration": "Examples that the temperature is fitted on.",
+    "DataSource.n_test": "Examples kept apart. No command reads them yet.",
+    "DataSource.max_words": "Keep the first so many words of each text; null keeps all (at most 5,000).",
+    "AgNews.path": "Folder with `test.csv` and `train.csv` or `train_5k.csv`, relative to the recipe.",
+    "AgNews.stand_in": "Corpus to read, with a notice, when AG News can't be had: a kind, or a block with sizes of "
+    "its own. Null refuses.",
+    "StandInBlock.kind": "The corpus.",
+    "StandInBlock.n_train": "As for AG News; null takes the size asked of AG News.",
+    "StandInBlock.n_validation": "The same.",
+    "StandInBlock.n_calibration": "The same.",
+    "StandInBlock.n_test": "The same.",
+    "StandInBlock.max_words": "The same.",
+    "LabelledFile.path": "The file, relative to the recipe.",
+    "LabelledFile.text": "Name of the column (or JSON key) of the texts.",
+    "LabelledFile.label": "Name of the column of the labels: text or integers, at most 100 different ones.",
+    "LabelledFile.test_path": "A file of official test rows in the same format; null draws the test split from `path`.",
+    "BaseEncoder.base": "A hub name, a folder (begin it with `./`, `../`, `~/` or `/`) or `minilm_l6`.",
+    "BaseEncoder.stand_in": "What is used, with a notice, when `base` is a hub name and the hub can't be reached. "
+    "Null refuses.",
+    "BaseEncoder.max_tokens": "Longer texts are cut.",
+    "BaseEncoder.dropout": "Every dropout rate of the encoder; null keeps the model's own.",
+    "Lora.rank": "Rank of the update.",
+    "Lora.alpha": "The update is scaled by `alpha / rank`.",
+    "Lora.dropout": "Dropout on the adapter's input.",
+    "Lora.targets": "The linear maps of attention that get an update.",
+    "TrainingMethod.n_epochs": "Passes over the training split.",
+    "TrainingMethod.learning_rate": "Peak learning rate of AdamW.",
+    "TrainingMethod.batch_size": "Examples in a step.",
+    "TrainingMethod.weight_decay": "Decoupled weight decay.",
+    "TrainingMethod.warmup": "Share of all steps until the peak is reached; linear decay to 0 follows.",
+    "TrainingMethod.max_grad_norm": "Gradients are clipped to this L2 length.",
+    "Pgd.radius": "The ball that holds the perturbation: a number, or a block (below).",
+    "Pgd.n_steps": "Ascent steps for each batch.",
+    "Pgd.step_size": "Length of one step; null takes 1.5 × radius / n_steps.",
+    "Pgd.init_size": "Size of the random start; 0 starts at the clean embeddings.",
+    "Radius.value": "Radius in embedding units; 0 is clean training bit for bit, null is unbounded.",
+    "Radius.norm": "Norm of the ball.",
+    "Radius.scope": "What one ball holds: the whole text, each token, or each coordinate.",
+    "Radius.length_scale": "`sqrt_tokens` multiplies the radius by the square root of the number of tokens.",
+    "Radius.space": "`word`: word embeddings before position and LayerNorm. `post_ln`: the embedding module's output.",
+    "Radius.project_init": "Whether the random start is moved into the ball.",
+    "Radius.special_tokens": "Whether the first and last token are perturbed too.",
+    "AdpMixup.weighting": "`fixed`: one weight for every text.",
+    "AdpMixup.weight": "Share of the adversarial adapters: 0 is the clean one, 1 the (mean) adversarial one.",
+    "DeepWordBug.max_edit_distance": "Levenshtein distance in characters, over the whole text.",
+    "Suite.protocol": "What attacks may change and ask; see [Protocols](#protocols).",
+    "Suite.known": "Attacks that score and select. An entry is a kind (`pwws`) or a block (`{kind: pwws}`).",
+    "Suite.held_out": "Attacks that are reported apart and select nothing.",
+    "Suite.n_examples": "Validation examples that are attacked, the same for every point. At most `data.n_validation`.",
+    "Suite.calibrate": "Divide logits by a temperature fitted on the calibration split before attacking.",
+    "Search.space": "YAML file of the search space, relative to the recipe.",
+    "Search.sampler": "Who proposes the next trial.",
+    "Search.objectives": "What is optimised: one to four. `metric` is `clean_accuracy`, `robust_accuracy`, "
+    "`accuracy_under_attack.<known attack>` or `train_seconds`.",
+    "Search.budget": "When the sweep ends.",
+    "Objective.metric": "Name of the number.",
+    "Objective.goal": "Direction.",
+    "Budget.n_trials": "Trials, failed ones included. Each trial gives one point for every after-training value. "
+    "A larger value continues the same run.",
+    "Tpe.n_startup_trials": "Points drawn at random before the estimator is used.",
+    "Nsga2.population_size": "Points in a generation.",
+    "Nsga3.population_size": "Points in a generation.",
+    "Gp.n_startup_trials": "Points drawn at random before the process is fitted.",
+    "Resources.executor": "`ray`: Ray Tune, on this machine or a cluster. `local`: processes on this machine.",
+    "Resources.cpus": "CPUs of one trial; fractions are allowed. A trial uses one thread for each whole CPU.",
+    "Resources.gpus": "GPUs of one trial; fractions are allowed. Counted by Ray only.",
+    "Resources.max_concurrent": "Trials at once; null takes what the machine or cluster holds.",
+    "Resources.device": "`auto`: CUDA where there is one, else the CPU.",
+    "Resources.precision": "`auto`: bfloat16 where the hardware has it natively, else float32. Successes of an attack "
+    "and clean accuracy are always decided in float32.",
+    "Dimension.choice": "One of the values, chosen by the sampler.",
+    "Dimension.grid": "Every value in turn.",
+    "Dimension.uniform": "A number in [low, high].",
+    "Dimension.log_uniform": "The same on a logarithmic scale; low is above 0.",
+    "Dimension.integer": "A whole number in [low, high].",
+    "Dimension.when": "The dimension exists only where other searched keys have these values.",
+    "Dimension.after": "`training`: the value needs no retraining, so one trained set is scored at all of them. "
+    "Only for keys below `mix.`, and needed there.",
+}
+
+
+def owner(cls: type[BaseModel], key: str) -> type[BaseModel]:
+    """The class that introduces a key."""
+    return next(c for c in reversed(cls.__mro__) if key in c.__dict__.get("__annotations__", {}))
+
+
+def meaning(cls: type[BaseModel], key: str, field: FieldInfo) -> str:
+    if field.description:
+        return field.description
+    name = f"{owner(cls, key).__name__}.{key}"
+    if name not in MEANINGS:
+        sys.exit(f"{name} has no meaning yet: give it Field(description=...), or a line in MEANINGS of {__file__}")
+    return MEANINGS[name]
+
+
+def is_block(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def type_text(annotation: Any) -> str:
+    """A type in the words of YAML."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if hasattr(annotation, "__metadata__"):
+        return type_text(inner[0])
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inner)
+    if origin is list:
+        item = "value" if float in get_args(inner[0]) else type_text(inner[0])
+        return f"list of {item}" if item.endswith("`") else f"list of {item}s"
+    if origin is dict:
+        return "block of keys"
+    if inner:
+        shown = ["block" if is_block(part) else type_text(part) for part in inner if part is not NoneType]
+        return " or ".join(dict.fromkeys([*shown, *(["null"] if NoneType in inner else [])]))
+    names = {int: "integer", float: "number", str: "text", bool: "true, false", NoneType: "null"}
+    return "block" if is_block(annotation) else names[annotation]
+
+
+def bounds_text(field: FieldInfo) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    found = [f"{sign} {getattr(m, name):g}" for m in field.metadata for name, sign in signs.items() if hasattr(m, name)]
+    if "list" in str(field.annotation):
+        least, most = (next((getattr(m, n) for m in field.metadata if hasattr(m, n)), None) for n in LENGTHS)
+        if least is not None:
+            found.append(f"{least} entries" if least == most else f"{least} to {most}" if most else f"at least {least}")
+    return f" ({', '.join(found)})" if found else ""
+
+
+def default_text(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    assert value is not PydanticUndefined
+    return f"`{flow(value)}`" if not is_block(type(value)) or flow(value) != "{}" else "its defaults"
+
+
+def flow(value: Any) -> str:
+    """YAML on one line; a block shows its kind and what differs from its defaults."""
+    if isinstance(value, BaseModel):
+        kept = {k: v for k, v in value.model_dump(mode="json").items() if k == "kind" or k in value.model_fields_set}
+        return flow(kept)
+    if isinstance(value, list):
+        return f"[{', '.join(map(flow, value))}]"
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=1000, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def key_table(cls: type[BaseModel], keys: list[str]) -> str:
+    rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for key in keys:
+        field = cls.model_fields[key]
+        kind = type_text(field.annotation) + bounds_text(field)
+        rows.append(f"| `{key}` | {kind} | {default_text(field)} | {meaning(cls, key, field)} |")
+    return "\n".join(rows) + "\n"
+
+
+def prose(cls: type[BaseModel]) -> str:
+    """A docstring as Markdown paragraphs."""
+    paragraphs = cleandoc(cls.__doc__ or "").replace("``", "`").split("\n\n")
+    return "\n\n".join(" ".join(p.split()) for p in paragraphs) + "\n"
+
+
+def block_section(path: str, cls: type[BaseModel]) -> str:
+    return f"## `{path}`\n\n{prose(cls)}\n{key_table(cls, list(cls.model_fields))}"
+
+
+def family_section(path: str, family: str) -> str:
+    """The kinds of a family: first the keys that all of them share, then each kind with its own."""
+    members = kinds(FAMILIES[family])
+    parts = [f"## `{path}`\n\nOne block with a `kind`: {', '.join(f'`{kind}`' for kind in members)}.\n"]
+    bases = {owner(cls, key) for cls in members.values() for key in cls.model_fields if key != "kind"}
+    shared = [b for b in bases if b not in members.values() and all(issubclass(c, b) for c in members.values())]
+    for base in shared:
+        parts.append(f"Every kind has these keys:\n\n{key_table(base, [k for k in base.model_fields if k != 'kind'])}")
+    for kind, cls in members.items():
+        parts.append(f"### `kind: {kind}`\n\n{prose(cls)}")
+        own = [key for key in cls.model_fields if key != "kind" and owner(cls, key) not in shared]
+        if own:
+            parts.append(key_table(cls, own))
+        for inner in inner_blocks(cls, own):
+            parts.append(f"#### A block of `{kind}`: {inner.__name__}\n\n{prose(inner)}")
+            parts.append(key_table(inner, list(inner.model_fields)))
+    return "\n".join(parts)
+
+
+def inner_blocks(cls: type[BaseModel], keys: list[str]) -> list[type[BaseModel]]:
+    """Blocks inside a kind's own keys, such as a radius."""
+
+    def within(annotation: Any) -> list[Any]:
+        return [annotation] if is_block(annotation) else [b for part in get_args(annotation) for b in within(part)]
+
+    return [block for key in keys for block in within(cls.model_fields[key].annotation)]
+
+
+def protocol_section() -> str:
+    parts = [f"## Protocols\n\n{prose(type(next(iter(PROTOCOLS.values()))))}"]
+    rows = ["| rule | " + " | ".join(f"`{name}`" for name in PROTOCOLS) + " |", "| --- " * (len(PROTOCOLS) + 1) + "|"]
+    dumped = [protocol.model_dump(mode="json", exclude={"name"}) for protocol in PROTOCOLS.values()]
+    rows += [f"| `{rule}` | " + " | ".join(flow(d[rule]) for d in dumped) + " |" for rule in dumped[0]]
+    return "\n".join([*parts, *rows]) + "\n"
+
+
+def recipe_page() -> str:
+    fields = Recipe.model_fields
+    search, suite = inner_blocks(Recipe, ["search"])[0], inner_blocks(Recipe, ["attacks"])[0]
+    parts = [
+        f"{NOTE}\n# Recipe and search space: every key\n\n"
+        "Unknown, repeated and misspelt keys are errors that name file, line and key. Anchors and tags are not read. "
+        "Relative paths are relative to the recipe's folder. `robusweep show RECIPE --resolved` prints a recipe with "
+        "every default filled in; `robusweep schema` writes this page as JSON schema for an editor.\n",
+        f"## The recipe\n\n{prose(Recipe)}\n{key_table(Recipe, list(fields))}",
+        family_section("data", "data"),
+        block_section("model", inner_blocks(Recipe, ["model"])[0]),
+        family_section("adapter", "adapters"),
+        family_section("train", "methods").replace("## `train`", "## `train` and each entry of `adversarial`", 1),
+        family_section("mix", "mixers"),
+        block_section("attacks", suite),
+        family_section("attacks.known", "attacks").replace("## `attacks.known`", "## An entry of `attacks`", 1),
+        protocol_section(),
+        block_section("search", search),
+        block_section("search.objectives", inner_blocks(search, ["objectives"])[0]),
+        block_section("search.budget", inner_blocks(search, ["budget"])[0]),
+        family_section("search.sampler", "samplers"),
+        block_section("resources", inner_blocks(Recipe, ["resources"])[0]),
+        "## The search space\n\nA file of its own: dotted recipe keys, each with one dimension. Every key must exist "
+        "in the recipe, and every corner of the space must be a valid recipe. Keys below `name`, `version`, `seed`, "
+        "`data`, `attacks`, `search` and `resources` can't be searched.\n\n"
+        f"{prose(Dimension)}\n{key_table(Dimension, list(Dimension.model_fields))}",
+    ]
+    return "\n".join(parts)
+
+
+def commands() -> dict[str, Any]:
+    found: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    return found
+
+
+def one_line(command: Any) -> str:
+    return " ".join((command.help or "").split())
+
+
+def commands_page() -> str:
+    parts = [
+        f"{NOTE}\n# Commands\n\n`robusweep --help` lists them, `robusweep COMMAND --help` shows one, "
+        "`robusweep --version` prints the version.\n"
+    ]
+    for name, command in commands().items():
+        arguments = [p for p in command.params if p.param_type_name == "argument"]
+        options = [p for p in command.params if p.param_type_name == "option"]
+        usage = " ".join(["robusweep", name, *map(argument_text, arguments), *(["[OPTIONS]"] if options else [])])
+        rows = [f"| `{argument_text(p)}` | {p.help or ''} | {given(p)} |" for p in arguments]
+        rows += [f"| `{', '.join(p.opts)}` | {p.help or ''} | {given(p)} |" for p in options]
+        table = "\n".join(["| argument, option | meaning | default |", "| --- | --- | --- |", *rows])
+        parts.append(f"## `{name}`\n\n{one_line(command)}\n\n    {usage}\n\n{table}\n")
+    return "\n".join(parts)
+
+
+def argument_text(parameter: Any) -> str:
+    shown = str(parameter.metavar or parameter.name).upper()
+    return shown if parameter.required or shown.startswith("[") else f"[{shown}]"
+
+
+def given(parameter: Any) -> str:
+    if parameter.required:
+        return "required"
+    return "" if parameter.default in (None, False) else f"`{parameter.default}`"
+
+
+def command_rows() -> str:
+    rows = [f"| `robusweep {name}` | {one_line(command)} |" for name, command in commands().items()]
+    return "\n".join(["| command | what it does |", "| --- | --- |", *rows]) + "\n"
+
+
+def filled(readme: str) -> str:
+    """README.md with its marked blocks as they should be: the table of commands, and files of the repository."""
+
+    def block(found: re.Match[str]) -> str:
+        opening, what, closing = found.groups()
+        if what == "commands":
+            return f"{opening}{command_rows()}{closing}"
+        return f"{opening}```yaml\n{(ROOT / what).read_text(encoding='utf-8')}```\n{closing}"
+
+    return BLOCK.sub(block, readme)
+
+
+def pages() -> dict[Path, str]:
+    readme = ROOT / "README.md"
+    return {
+        ROOT / "docs/recipe.md": recipe_page(),
+        ROOT / "docs/commands.md": commands_page(),
+        readme: filled(readme.read_text(encoding="utf-8")),
+    }
+
+
+def stale() -> list[Path]:
+    """The pages that are not what the code says."""
+    return [p for p, text in pages().items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
+
+
+def main() -> None:
+    if sys.argv[1:] not in ([], ["--check"]):
+        sys.exit(f"{cleandoc(__doc__ or '')}")
+    old = stale()
+    if sys.argv[1:] == ["--check"]:
+        if old:
+            names = ", ".join(str(path.relative_to(ROOT)) for path in old)
+            sys.exit(f"stale: {names}; write them with: python docs/generate.py")
+        return
+    texts = pages()
+    for path in old:
+        path.write_text(texts[path], encoding="utf-8")
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

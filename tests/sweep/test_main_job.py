@@ -1,0 +1,72 @@
+"""The main job at a small size: the real command, the embedded encoder and corpus, real attacks, Ray, MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "data.n_train=96",
+    "data.n_validation=30",
+    "data.n_calibration=20",
+    "data.n_test=20",
+    "attacks.n_examples=4",
+    "train.n_epochs=2",
+    "adversarial.0.n_epochs=1",
+    "search.budget.n_trials=2",
+]
+
+
+def command(verb: str, *arguments: str, root: Path) -> Any:
+    """The JSON that the command line prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "robusweep", verb, *arguments, "--json", "--root", str(root)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "ROBUSWEEP_DATA": ""},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1] if verb == "run" else done.stdout), done.stderr
+
+
+def test_the_main_job_trains_twice_a_configuration_and_mlflow_shows_every_point(tmp_path: Path) -> None:
+    recipe = "recipes/agnews_mixup.yaml"
+    done, said = command("run", recipe, *SMALL, root=tmp_path)
+    assert "stand-in for data" in said
+    assert "stand-in for model" in said
+    assert done["n_trials"] == 2
+    assert done["n_failed"] == 0
+    assert done["n_points"] % 2 == 0
+    assert done["n_points"] >= 8
+    assert done["knee"]["id"] in {point["id"] for point in done["front"]}
+
+    records = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("runs/*/trials/*/record.json"))]
+    trained = [a for record in records for a in record["adapters"] if not a["cached"]]
+    assert len(trained) == len({a["cache_key"] for record in records for a in record["adapters"]})
+    assert len(trained) == len(list(tmp_path.glob("cache/train/*/manifest.json")))
+    assert 3 <= len(trained) <= 4  # two adversarial adapters, and one clean one for each rank that was drawn
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name.endswith("agnews_mixup")]
+    nested = client.search_runs([experiment.experiment_id], "tags.\"robusweep.kind\" = 'point'", max_results=1000)
+    assert len(nested) == done["n_points"]
+    front = client.search_runs([experiment.experiment_id], "tags.\"robusweep.pareto\" = 'true'", max_results=1000)
+    shown, _ = command("pareto", done["name"], root=tmp_path)
+    assert {run.info.run_id for run in front} == {point["run_id"] for point in shown}
+    assert {point["id"] for point in shown} == {point["id"] for point in done["front"]}
+    assert {run.info.status for run in nested} == {"FINISHED"}
+
+    again, said = command("run", recipe, *SMALL, root=tmp_path)
+    assert "nothing is trained" in said
+    assert again["front"] == done["front"]

@@ -1,0 +1,181 @@
+"""The recipe: what loads, what a digest depends on, and every YAML file of the repository."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robusweep.errors import RecipeError
+from robusweep.recipe import Recipe, SweepPlan, load_recipe
+from robusweep.space import load_space
+from robusweep.spec import canonical_json
+
+REPOSITORY = Path(__file__).parent.parent
+RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
+SPACES = sorted((REPOSITORY / "search_spaces").glob("*.yaml"))
+
+SMALL: dict[str, Any] = {
+    "version": 1,
+    "name": "small",
+    "data": {"kind": "csv", "path": "reviews.csv"},
+    "adapter": {"kind": "lora"},
+    "train": {"kind": "standard"},
+    "adversarial": [{"kind": "pgd", "radius": 0.3}],
+    "mix": {"kind": "adpmixup"},
+    "attacks": {"known": ["deepwordbug"]},
+    "search": {"space": "space.yaml", "sampler": {"kind": "random"}},
+}
+SPACE = "mix.weight: {grid: [0.0, 1.0], after: training}\nadapter.rank: {choice: [4, 8]}\n"
+
+
+def plan(folder: Path, *overrides: str, recipe: dict[str, Any] = SMALL, space: str = SPACE) -> SweepPlan:
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    (folder / "space.yaml").write_text(space)
+    return load_recipe(folder / "recipe.yaml", list(overrides))
+
+
+def test_there_are_recipes_and_spaces_to_check() -> None:
+    assert RECIPES
+    assert SPACES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_of_the_repository_loads_with_its_space(path: Path) -> None:
+    loaded = load_recipe(path)
+    assert loaded.recipe.name == path.stem
+    assert loaded.recipe.search is None or loaded.space.dimensions
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda p: p.stem)
+def test_every_search_space_of_the_repository_loads(path: Path) -> None:
+    assert load_space(path)[0].dimensions
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *SPACES], ids=lambda p: p.stem)
+def test_every_file_opens_with_a_comment_and_the_command_that_runs_it(path: Path) -> None:
+    comment = re.match(r"(?:#.*\n)+", path.read_text(encoding="utf-8"))
+    assert comment is not None
+    commands = re.findall(r"robusweep (?:run|trial) (\S+\.yaml)", comment[0])
+    assert commands
+    assert all((REPOSITORY / named).is_file() for named in commands)
+    assert path.parent.name != "recipes" or f"recipes/{path.name}" in commands
+
+
+def test_canonical_json_does_not_depend_on_the_order_of_keys() -> None:
+    assert canonical_json({"b": [1, {"d": None, "c": "é"}], "a": 0.1}) == '{"a":0.1,"b":[1,{"c":"é","d":null}]}'
+
+
+def test_a_digest_counts_defaults_and_not_the_order_of_keys(tmp_path: Path) -> None:
+    turned = {key: SMALL[key] for key in reversed(SMALL)}
+    spelt = SMALL | {"train": {"n_epochs": 3, "kind": "standard", "batch_size": 16}}
+    digests = {plan(tmp_path, recipe=recipe).recipe.digest() for recipe in (SMALL, turned, spelt)}
+    assert len(digests) == 1
+
+
+def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
+    recipe = plan(tmp_path).recipe
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    assert Recipe.model_validate(recipe.model_dump(mode="json")).digest() == recipe.digest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["search.budget.n_trials=7", "resources.executor=local", "resources.max_concurrent=2", "resources.cpus=2"],
+)
+def test_a_sweep_stays_the_same_whatever_its_budget_and_where_it_runs(tmp_path: Path, change: str) -> None:
+    assert plan(tmp_path, change).sweep_digest() == plan(tmp_path).sweep_digest()
+    assert plan(tmp_path, change).recipe.trial_digest() == plan(tmp_path).recipe.trial_digest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "search.objectives=[{metric: clean_accuracy}]",
+        "search.objectives=[{metric: clean_accuracy}, {metric: robust_accuracy, goal: min}]",
+        "seed=1",
+        "train.n_epochs=2",
+        "adversarial.0.radius=0.4",
+        "attacks.n_examples=7",
+        "attacks.held_out=[pwws]",
+        "resources.precision=bf16",
+    ],
+)
+def test_a_sweep_with_other_objectives_seed_or_stages_is_another_sweep(tmp_path: Path, change: str) -> None:
+    assert plan(tmp_path, change).sweep_digest() != plan(tmp_path).sweep_digest()
+
+
+def test_a_sweep_over_another_space_is_another_sweep(tmp_path: Path) -> None:
+    assert plan(tmp_path, space=SPACE.replace("8]", "16]")).sweep_digest() != plan(tmp_path).sweep_digest()
+
+
+def test_a_trials_digest_leaves_out_its_name_and_the_search(tmp_path: Path) -> None:
+    one, other = plan(tmp_path).recipe, plan(tmp_path, "name=other", "search=null").recipe
+    assert one.trial_digest() == other.trial_digest()
+    assert one.trial_digest() != plan(tmp_path, "seed=1").recipe.trial_digest()
+
+
+def test_parameters_are_put_into_the_recipe(tmp_path: Path) -> None:
+    loaded = plan(tmp_path)
+    recipe = loaded.with_params({"adapter.rank": 4, "adversarial.0.radius": 0.5, "mix.weight": 1.0})
+    dumped = recipe.model_dump(mode="json")
+    assert dumped["adapter"]["rank"] == 4
+    assert dumped["adversarial"][0]["radius"]["value"] == 0.5
+    assert dumped["mix"]["weight"] == 1.0
+    assert loaded.recipe.model_dump(mode="json")["adapter"]["rank"] == 8
+
+
+def test_parameters_that_make_no_recipe_are_refused_by_their_dotted_key(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"adversarial\.0\.radius: must be greater than or equal to 0, given -1"):
+        plan(tmp_path).with_params({"adversarial.0.radius": -1})
+
+
+def test_relative_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    recipe = plan(tmp_path, "model.base=./encoder").recipe
+    dumped = recipe.model_dump(mode="json")
+    assert dumped["data"]["path"] == str(tmp_path / "reviews.csv")
+    assert dumped["model"]["base"] == str(tmp_path / "encoder")
+    assert plan(tmp_path, "model.base=org/name").recipe.model_dump()["model"]["base"] == "org/name"
+
+
+def test_a_path_that_begins_like_a_home_folder_of_nobody_is_a_plain_name(tmp_path: Path) -> None:
+    dumped = plan(tmp_path, "data.path=~nobody-of-that-name/x.csv").recipe.model_dump(mode="json")
+    assert dumped["data"]["path"] == str(tmp_path / "~nobody-of-that-name" / "x.csv")
+
+
+def test_a_recipe_without_a_search_needs_no_space(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(json.dumps({k: v for k, v in SMALL.items() if k != "search"}))
+    loaded = load_recipe(tmp_path / "recipe.yaml")
+    assert loaded.recipe.search is None
+    assert loaded.space.dimensions == {}
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        ("adapter.ranks: {choice: [4]}", "did you mean 'adapter.rank'"),
+        ("attacks.n_examples: {choice: [4, 8]}", "can't be searched"),
+        ("resources.precision: {choice: [fp32, bf16]}", "can't be searched"),
+        ("adversarial.1.radius: {choice: [0.1, 0.2]}", "no such key"),
+        ("train.n_epochs: {uniform: [1, 3]}", "valid integer"),
+        ("adapter: {choice: [lora]}", "must be a block of keys"),
+        ("train.learning_rate: {choice: [0.1, big]}", "train.learning_rate='big'"),
+    ],
+)
+def test_a_space_may_only_search_what_keeps_every_trial_valid_and_comparable(
+    tmp_path: Path, space: str, says: str
+) -> None:
+    with pytest.raises(RecipeError) as e:
+        plan(tmp_path, space=f"# one line\n{space}\n")
+    assert "space.yaml:2: " in str(e.value)
+    assert says in str(e.value)
+
+
+def test_a_key_that_the_recipe_leaves_at_its_default_may_be_searched(tmp_path: Path) -> None:
+    searched = plan(tmp_path, space="adversarial.0.n_steps: {integer: [1, 5]}\nmodel.dropout: {uniform: [0.0, 0.3]}\n")
+    assert searched.with_params({"adversarial.0.n_steps": 5, "model.dropout": 0.1}).adversarial[0].digest()
