@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RECIPE ?= recipes/agnews_mixup.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint types check ui clean
+.PHONY: help setup run test test-slow lint types check docs ui clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -13,7 +13,7 @@ help:  ## this list
 setup: $(VENV)/.complete  ## build .venv with everything that is needed
 
 $(VENV)/.complete: pyproject.toml constraints.txt embedded.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "robusweep needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "robusweep needs Python 3.11 to 3.13: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
@@ -37,6 +37,9 @@ types: setup
 	$(BIN)/mypy
 
 check: lint types test  ## what CI runs
+
+docs: setup  ## write the generated parts of README and docs again
+	$(BIN)/python docs/generate.py
 
 ui: setup  ## the MLflow pages on 127.0.0.1
 	$(BIN)/robusweep ui

@@ -8,6 +8,7 @@ import operator
 import os
 import re
 import shutil
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -174,6 +175,7 @@ def examine() -> list[dict[str, Any]]:
             rows.append(_row(package, version(package), ok=True, required=True))
         except PackageNotFoundError:
             rows.append(_row(package, "not installed: make setup", ok=False, required=True))
+    rows.append(_row("device", _device(), ok=True, required=False))
     for name, (_, _, pin) in model_stage.EMBEDDED.items():
         try:
             detail, ok = f"in {model_stage.embedded_folder(name).name}/, from {pin}", True
@@ -193,6 +195,15 @@ def examine() -> list[dict[str, Any]]:
     rows.append(_row("disk", f"{free:.0f} GiB free here", ok=free > 1, required=True))
     rows.append(_row("cpus", str(os.cpu_count()), ok=True, required=True))
     return rows
+
+
+def _device() -> str:
+    """The accelerator, as the driver's own tool names it; PyTorch is not loaded for it."""
+    if shutil.which("nvidia-smi") is None:
+        return "cpu (no nvidia-smi found)"
+    asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=20)
+    return done.stdout.strip().replace("\n", "; ") or "cpu (nvidia-smi names no device)"
 
 
 def _row(name: str, detail: str, *, ok: bool, required: bool) -> dict[str, Any]:

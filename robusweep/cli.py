@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from robusweep import __version__
@@ -30,6 +30,7 @@ Root = Annotated[Path, typer.Option(help="Folder that holds runs/, cache/, mlflo
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON value on stdout; everything else goes to stderr.")]
 RunName = Annotated[str, typer.Argument(metavar="NAME", help="A run's name, or its folder.")]
 HERE = Path()
+INTERRUPTED = 130  # typer's exit code for Ctrl-C
 
 
 @app.command()
@@ -280,7 +281,7 @@ def pareto(
     if as_json:
         _print_json([p.model_dump(mode="json") for p in chosen])
     else:
-        _print_front(chosen)
+        _print_front(chosen, with_dominated=True)
 
 
 @app.command()
@@ -348,13 +349,13 @@ def _print_json(value: Any, *, one_line: bool = False) -> None:
     print(json.dumps(value, indent=None if one_line else 2, ensure_ascii=False, allow_nan=False), flush=True)
 
 
-def _print_front(points: list[Any]) -> None:
+def _print_front(points: list[Any], *, with_dominated: bool = False) -> None:
     from rich.console import Console
 
     from robusweep.report.terminal import front_table
 
     console = Console(width=max(100, shutil.get_terminal_size((120, 24)).columns))
-    console.print(front_table(points))
+    console.print(front_table(points, with_dominated=with_dominated))
 
 
 def _rate(rate: Any) -> str:
@@ -368,26 +369,12 @@ def _root_option(root: Path) -> str:
 def main() -> None:
     """Run the command; end with the exit code of what went wrong, and one line about it on stderr."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except typer.Exit as e:
-        sys.exit(e.exit_code)
+        app()
     except RobusweepError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(e.exit_code)
-    except click.exceptions.Abort:
-        _interrupted()
-    except click.ClickException as e:
-        e.show(file=sys.stderr)
-        sys.exit(2 if isinstance(e, click.UsageError) else 1)
-    except KeyboardInterrupt:
-        _interrupted()
-    except BrokenPipeError:
-        sys.exit(0)
-
-
-def _interrupted() -> None:
-    print(
-        f"\ninterrupted; nothing finished is lost. Continue with:\n  robusweep {' '.join(sys.argv[1:])}",
-        file=sys.stderr,
-    )
-    sys.exit(130)
+    except SystemExit as e:
+        if e.code == INTERRUPTED:
+            print("\ninterrupted; nothing finished is lost. Continue with:", file=sys.stderr)
+            print(f"  robusweep {shlex.join(sys.argv[1:])}", file=sys.stderr)
+        raise

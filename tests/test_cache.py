@@ -123,9 +123,7 @@ def list_of_files(entry: Path) -> None:
     (entry / MANIFEST).write_text('{"files": ["value"]}')
 
 
-@pytest.mark.parametrize(
-    "damage", [truncated, removed, no_manifest, torn_manifest, list_for_a_manifest, list_of_files]
-)
+@pytest.mark.parametrize("damage", [truncated, removed, no_manifest, torn_manifest, list_for_a_manifest, list_of_files])
 def test_a_corrupt_entry_is_reported_set_aside_and_made_again(cache: Cache, damage: Callable[[Path], None]) -> None:
     entry, _ = cache.get_or_make("train", KEY, write_seven)
     for _ in range(2):  # a second time in the same process, too

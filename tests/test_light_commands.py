@@ -228,7 +228,7 @@ def test_pareto_pick_gives_one_point(command: Command) -> None:
 def test_pareto_shows_the_table_with_intervals(command: Command) -> None:
     code, shown, _ = command("pareto", "done")
     assert code == 0
-    assert [text for text in ("t000.00", "t000.01", "t000.03", "90.0", "85.0", "n=100") if text not in shown] == []
+    assert [text for text in ("t000.00", "t000.01", "t000.03", "90.0", "85.0", "n = 100") if text not in shown] == []
     assert "t001" not in shown
 
 
@@ -370,3 +370,13 @@ def test_a_command_line_that_makes_no_sense_ends_with_usage_and_no_traceback(com
     assert (code, out) == (2, "")
     assert "Traceback" not in said
     assert said.strip()
+
+
+def test_an_interrupted_command_says_how_to_go_on(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("robusweep.catalogue.catalogue", interrupt)
+    code, _, said = command("ls", "recipes")
+    assert code == 130
+    assert "robusweep ls recipes" in said

@@ -57,9 +57,7 @@ def test_corners_are_all_listed_values_or_both_bounds(tmp_path: Path, text: str,
         ("5", "expected a block"),
     ],
 )
-def test_a_dimension_that_says_nothing_sensible_is_refused_with_its_place(
-    tmp_path: Path, text: str, says: str
-) -> None:
+def test_a_dimension_that_says_nothing_sensible_is_refused_with_its_place(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(RecipeError) as e:
         space(tmp_path, f"# comment\nadapter.rank: {text}\n")
     assert "s.yaml:2: adapter.rank" in str(e.value)

@@ -18,11 +18,11 @@ import numpy as np
 from greenlet import getcurrent, greenlet
 
 R = TypeVar("R")
-Service = Callable[[list[Any]], Sequence[Any]]  # items in, one answer for each out
+Service = Callable[[Sequence[Any]], Any]  # items in, a sequence (or array) with one answer for each out
 Question = tuple[Service, list[Any]]
 
 
-def ask(service: Service, items: list[Any]) -> Sequence[Any]:
+def ask(service: Service, items: list[Any]) -> Any:
     """The service's answers to these items, one for each; inside ``in_lockstep`` they are gathered with others'.
 
     Python's and NumPy's global generators, which TextAttack draws from, are this search's own again afterwards.
@@ -31,13 +31,13 @@ def ask(service: Service, items: list[Any]) -> Sequence[Any]:
     if lane.parent is None or not isinstance(lane, _Lane):
         return service(items)
     states = random.getstate(), np.random.get_state()
-    answers: Sequence[Any] = lane.parent.switch((service, items))
+    answers = lane.parent.switch((service, items))
     random.setstate(states[0])
     np.random.set_state(states[1])
     return answers
 
 
-class _Lane(greenlet):
+class _Lane(greenlet):  # type: ignore[misc]  # greenlet is not looked into
     """One running search."""
 
 

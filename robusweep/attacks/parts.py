@@ -182,7 +182,8 @@ class SentenceSimilarity(textattack.constraints.Constraint):  # type: ignore[mis
 def _cosines(encoder: SentenceEncoder, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
     """The cosine of each pair of texts."""
     vectors = np.asarray(lockstep.ask(encoder.encode, [text for pair in pairs for text in pair]), dtype=np.float64)
-    return (vectors.reshape(len(pairs), 2, encoder.width).prod(axis=1)).sum(axis=1)
+    cosines: NDArray[np.float64] = vectors.reshape(len(pairs), 2, encoder.width).prod(axis=1).sum(axis=1)
+    return cosines
 
 
 class WindowSimilarity(textattack.constraints.semantics.sentence_encoders.SentenceEncoder):  # type: ignore[misc]

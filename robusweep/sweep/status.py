@@ -9,16 +9,16 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from robusweep.errors import EmptyFrontError, UsageError, nearest
+from robusweep.errors import EmptyFrontError, MissingError, UsageError, nearest
 from robusweep.front import Point
-from robusweep.record import TrialRecord
+from robusweep.record import read_trial
 
 _POINTS: TypeAdapter[list[Point]] = TypeAdapter(list[Point])
 
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """``state``: complete, failed, running, or interrupted (no driver is there, and no record)."""
+    """``state``: complete, failed, running, unreadable, or interrupted (no driver is there, and no record)."""
 
     id: str
     state: str
@@ -65,13 +65,21 @@ def read_status(run_dir: Path) -> SweepStatus:
         record = folder / "record.json"
         state: str = "running" if running else "interrupted"
         if record.is_file():
-            state = TrialRecord.model_validate_json(record.read_text(encoding="utf-8")).status
+            state = _recorded(record)
         trials.append(TrialStatus(folder.name, state, lines[-1] if lines else ""))
     front = run_dir / "front.json"
     points = _POINTS.validate_json(front.read_text(encoding="utf-8")) if front.is_file() else []
     budget = run_dir / "budget.json"
     n_trials = json.loads(budget.read_text())["n_trials"] if budget.is_file() else None
     return SweepStatus(run_dir.name, running, n_trials, trials, len(points), sum(p.pareto for p in points))
+
+
+def _recorded(path: Path) -> str:
+    """The status in a trial's record; a record that can't be read is no reason not to show the rest."""
+    try:
+        return read_trial(path).status
+    except MissingError:
+        return "unreadable"
 
 
 def is_running(run_dir: Path) -> bool:
