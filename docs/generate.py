@@ -1,7 +1,7 @@
 """Write the parts of the documentation that follow from the code.
 
-python docs/generate.py           writes docs/recipe.md, docs/commands.md and the marked blocks of README.md
-python docs/generate.py --check   writes nothing; exits 1 when one of them is stale
+python docs/generate.py           writes docs/recipe.md, docs/commands.md and the marked blocks of README.md python
+docs/generate.py --check   writes nothing; exits 1 when one of them is stale
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ MEANINGS = {
     "Pgd.n_steps": "Ascent steps for each batch.",
     "Pgd.step_size": "Length of one step; null takes 1.5 × radius / n_steps.",
     "Pgd.init_size": "Size of the random start; 0 starts at the clean embeddings.",
+    "Pgd.radius_warmup": "share of all steps over which the radius grows linearly from 0 to its value",
     "Radius.value": "Radius in embedding units; 0 is clean training bit for bit, null is unbounded.",
     "Radius.norm": "Norm of the ball.",
     "Radius.scope": "What one ball holds: the whole text, each token, or each coordinate.",

@@ -1,10 +1,8 @@
 """Content-addressed results of stages: no work is done twice, by one process or by many.
 
-An entry is a folder ``<root>/<stage>/<digest>``. It is made under a temporary name and renamed when whole; a
-manifest holds the
-checksum of each file, verified when read. A lock file per entry lets one process compute while others wait; the
-lock goes
-with its process, so a kill leaves nothing stale. A corrupt entry is set aside, reported and made again.
+An entry is a folder ``<root>/<stage>/<digest>``. It is made under a temporary name and renamed when whole; a manifest
+holds the checksum of each file, verified when read. A lock file per entry lets one process compute while others wait;
+the lock goes with its process, so a kill leaves nothing stale. A corrupt entry is set aside, reported and made again.
 """
 
 from __future__ import annotations
@@ -84,8 +82,7 @@ class Cache:
 
 
 class OutcomeLog:
-    """Attack outcomes as checksummed JSON lines. A torn or damaged line is dropped: its example is attacked
-    again."""
+    """Attack outcomes as checksummed JSON lines. A torn or damaged line is dropped: its example is attacked again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

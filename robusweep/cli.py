@@ -42,8 +42,7 @@ def run(
     root: Root = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Run a sweep to its budget. The same command starts it, continues it after a kill, and shows it when it is
-    done."""
+    """Run a sweep to its budget. The same command starts it, and continues it after a kill."""
     from robusweep.recipe import load_recipe
 
     plan = load_recipe(recipe, overrides)

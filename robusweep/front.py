@@ -21,8 +21,7 @@ class Objective(Spec):
 
 
 class Point(Spec):
-    """One scored point as every reader of a sweep sees it: ``pareto --json``, ``front.json``, MLflow, the
-    report."""
+    """One scored point as every reader of a sweep sees it: ``pareto --json``, ``front.json``, MLflow, the report."""
 
     id: str
     trial: int

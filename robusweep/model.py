@@ -1,5 +1,4 @@
-"""The base model: a hub name, a local folder or the embedded encoder; its tokenizer; and the victim made from
-it."""
+"""The base model: a hub name, a local folder or the embedded encoder; its tokenizer; and the victim made from it."""
 
 from __future__ import annotations
 

@@ -22,8 +22,7 @@ REPEATS = 3
 
 
 def predict(plan: SweepPlan) -> dict[str, Any]:
-    """Trials, adapter trainings, points, queries, hours and disk of a sweep; what is measured and what assumed is
-    said."""
+    """Trials, trainings, points, queries, hours and disk of a sweep, and which of them are measured or assumed."""
     recipe, stand_ins = resolved(plan.recipe)
     dataset = data_stage.load(recipe.data, recipe.seed)
     device = model_stage.device_of(recipe.resources.device)

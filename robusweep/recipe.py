@@ -40,11 +40,9 @@ AFTER_TRAINING = ("mix.",)  # keys below these need no retraining
 class Suite(Spec):
     """The attacks, and the examples they run on.
 
-    ``known`` attacks score and select; ``held_out`` attacks are reported apart and select nothing. ``n_examples``
-    of the
-    validation split are attacked, the same ones for every trial. ``calibrate`` fits a temperature on the
-    calibration split
-    first, so that over-confidence alone does not look robust.
+    ``known`` attacks score and select; ``held_out`` attacks are reported apart and select nothing. ``n_examples`` of
+    the validation split are attacked, the same ones for every trial. ``calibrate`` fits a temperature on the
+    calibration split first, so that over-confidence alone does not look robust.
     """
 
     protocol: str = "standard_v1"
@@ -215,8 +213,7 @@ class SweepPlan:
             raise recipe_error(Source(self.file, tree), Recipe, e) from None
 
     def sweep_digest(self) -> str:
-        """What makes a sweep the same sweep: objectives, space and all that decides a trial; not budget or
-        executor."""
+        """What makes a sweep the same sweep: what decides a trial, the space and the objectives; not the budget."""
         return digest_of(self.identity())
 
     def identity(self) -> dict[str, Any]:
@@ -233,9 +230,9 @@ class SweepPlan:
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> SweepPlan:
     """Read, override and check a recipe and its space, every corner of it.
 
-    Relative paths in the recipe (``data.path``, a local ``model.base`` that begins with a dot, ``search.space``)
-    are relative to the
-    recipe's folder. Raises ``RecipeError`` with file:line, dotted key, what was given and what is allowed.
+    Relative paths in the recipe (``data.path``, a local ``model.base`` that begins with a dot, ``search.space``) are
+    relative to the recipe's folder. Raises ``RecipeError`` with file:line, dotted key, what was given and what is
+    allowed.
     """
     source = override(load_yaml(path), overrides or [])
     tree = _anchored(source.tree, Path(path).parent)

@@ -34,8 +34,7 @@ class AttackOutcome(Spec):
     """What one attack did to one example.
 
     ``misclassified``: wrong before the attack, which then is not run. ``broken``: turned wrong. ``survived``: still
-    right when the attack had nothing left to try. ``n_queries`` counts texts that the attack asked the victim
-    about.
+    right when the attack had nothing left to try. ``n_queries`` counts texts that the attack asked the victim about.
     """
 
     example_id: str

@@ -110,8 +110,8 @@ def pareto_ranks(points: Sequence[Sequence[float]], goals: Sequence[Goal]) -> li
 def knee(points: Sequence[Sequence[float]], goals: Sequence[Goal]) -> int | None:
     """Index of the front's knee: the largest sum of objectives, each scaled to [0, 1] over the front.
 
-    With two objectives this is the point farthest from the line through the front's two ends. Ties go to the
-    larger first objective, then to the earlier point.
+    With two objectives this is the point farthest from the line through the front's two ends. Ties go to the larger
+    first objective, then to the earlier point.
     """
     if not points:
         return None

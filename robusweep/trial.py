@@ -133,8 +133,7 @@ def _stages(assignment: Assignment, progress: Progress) -> dict[str, Any]:
 
 
 def _rotated(items: Sequence[T], number: int) -> list[T]:
-    """The items from a start that depends on the trial, so that trials which share work don't wait for each
-    other."""
+    """The items from a start that depends on the trial, so that trials which share work don't wait for each other."""
     start = number % len(items)
     return [*items[start:], *items[:start]]
 
@@ -205,8 +204,7 @@ def _tensors(cache_key: str, ground: Ground) -> dict[str, Tensor]:
 
 
 def _score(point: PointPlan, parameters: Mapping[str, Tensor], ground: Ground) -> PointRecord:
-    """Clean accuracy on all of validation; a temperature from calibration; every attack on validation's first
-    texts."""
+    """Clean accuracy on validation, a temperature from calibration, every attack on validation's first texts."""
     recipe, dataset, progress = ground.recipe, ground.dataset, ground.progress
     seconds: dict[str, float] = {}
     progress.say(f"{point.id}: scoring")
@@ -251,8 +249,7 @@ def _attack(
     ground: Ground,
     key: dict[str, Any],
 ) -> list[AttackOutcome]:
-    """The attack's outcome on each example. Outcomes are kept one by one, so a killed attack goes on where it
-    was."""
+    """The attack's outcome on each example. Outcomes are kept one by one, so a killed attack goes on where it was."""
     fast, exact = victims
     with ground.cache.outcomes(key) as log:
         return run_attack(

@@ -158,6 +158,8 @@ def _build(node: yaml.Node, path: KeyPath, source: Source, lines: list[str]) -> 
         return _build_mapping(node, path, source, lines)
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, i), source, lines) for i, item in enumerate(node.value)]
+    if "\0" in node.value:
+        raise RecipeError(f"{place}: a text can't hold the character \\0{place.excerpt()}")
     loader = _Loader("")
     try:
         return loader.construct_object(node)

@@ -1,5 +1,4 @@
-"""For every test: no hub, one thread, a lexicon cache that lasts for the session, and a model of two small
-layers."""
+"""For every test: no hub, one thread, a lexicon cache that lasts for the session, and a model of two small layers."""
 
 from __future__ import annotations
 

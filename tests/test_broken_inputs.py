@@ -1,8 +1,10 @@
-"""Broken recipes, spaces and data files through the command line: exit code, place, key, hint, and nothing
-left behind."""
+"""Broken recipes, spaces and data files through the command line: exit code, place, key, hint, and nothing left
+behind."""
 
 from __future__ import annotations
 
+import random
+import re
 import resource
 import subprocess
 import sys
@@ -13,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from robusweep.cli import main
+from robusweep.errors import RecipeError
 from robusweep.hub import hub_reachable
+from robusweep.recipe import load_recipe
 
 RECIPE = """\
 # A small recipe over a file of one's own.
@@ -59,8 +63,7 @@ CSV = "text,label\n" + "".join(f"number {i} is a {'good' if i % 2 else 'bad'} fi
 class Broken:
     """One mistake. ``edits``: (file, old text, new text), or a whole new content; None removes the file.
 
-    ``line`` is a piece of the line that the message must name (``file:number``); ``says`` must all be in the
-    message.
+    ``line`` is a piece of the line that the message must name (``file:number``); ``says`` must all be in the message.
     """
 
     name: str
@@ -233,6 +236,49 @@ MISSING = [
 BROKEN = [*RECIPES, *OVERRIDES, *SPACES, *MISSING]
 ALSO_RUN = BROKEN[::6]
 FROM_A_SHELL = [(RECIPES, "typo in a nested key"), (OVERRIDES, "override of an unknown key"), (MISSING, "one class")]
+STRANGE = [
+    *(
+        "null",
+        "-1",
+        "0",
+        "1e999",
+        "true",
+        "'x'",
+        '"\\0"',
+        "\x01",
+        "2026-01-01",
+        "0x10",
+        "1" * 5000,
+        "\u2603",
+        "\t",
+        "",
+        "#",
+    ),
+    *(
+        "[]",
+        "{}",
+        "[[1]]",
+        "{kind: pgd}",
+        "{kind: [1]}",
+        "{kind: null}",
+        "{a: b, a: c}",
+        "*a",
+        "&b 1",
+        "!!int x",
+        "? x",
+    ),
+    *("~nobody/x", "- - -", "kind", "|\n  a", "[pwws, {kind: pwws}]", "{value: null, norm: linf, scope: coordinate}"),
+]
+KEYS = [
+    "adapter",
+    "adversarial.0",
+    "adversarial.5",
+    "attacks.known.0",
+    "search.space",
+    "data.path",
+    "model.base",
+    "a.b",
+]
 Command = Callable[..., "tuple[int, str]"]
 
 
@@ -336,6 +382,23 @@ def test_from_a_shell_it_takes_seconds_and_shows_no_traceback(folder: Path, brok
     assert ended.stdout == ""
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - spent < 3
     assert tree(folder) == before
+
+
+def test_whatever_is_written_into_a_recipe_or_a_space_is_valid_or_refused(folder: Path) -> None:
+    rng, refused = random.Random(0), []
+    for _ in range(400):
+        for file, text in {"recipe.yaml": RECIPE, "space.yaml": SPACE}.items():
+            parts = re.split(r"([\s:,{}\[\]]+)", text)
+            for _ in range(rng.choice([0, 1, 2])):
+                parts[rng.randrange(len(parts))] = rng.choice(STRANGE)
+            (folder / file).write_text("".join(parts))
+        try:
+            load_recipe("recipe.yaml", rng.choice([[], [f"{rng.choice(KEYS)}={rng.choice(STRANGE)}"]]))
+        except RecipeError as e:
+            refused.append(e.message)
+    assert len(refused) > 100
+    placed = re.compile(r"recipe\.yaml|space\.yaml|override |.*expected key=value")
+    assert [message for message in refused if not placed.match(message) or "Input should" in message] == []
 
 
 def test_an_override_mends_what_the_recipe_breaks(folder: Path, command: Command) -> None:

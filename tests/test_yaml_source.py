@@ -90,11 +90,13 @@ def test_a_path_that_the_file_lacks_has_the_place_of_its_nearest_parent(source: 
         ("a: !!set {b}\n", ["r.yaml:1: tags"]),
         (f"a: {'9' * 5000}\n", ["r.yaml:1: '9999", "can't be read as int"]),
         ("a: 1\nb: \x01\n", ["r.yaml:2: not valid YAML: a control character"]),
+        ('a: "x\\0"\n', ["r.yaml:1: a text can't hold"]),
         ("- a\n", ["found a list"]),
         ("a\n", ["found a single value"]),
         ("", ["an empty file"]),
         ("a: " + "x" * 1_000_001, ["too long"]),
     ],
+    ids=lambda value: repr(value)[:24],
 )
 def test_text_that_is_no_recipe_is_refused_with_its_line(tmp_path: Path, text: str, says: list[str]) -> None:
     message = refused(tmp_path, text)

@@ -1,5 +1,4 @@
-"""What every adapter kind offers: it is put on a network, trained, taken off as tensors, and folded into
-weights."""
+"""What every adapter kind offers: it is put on a network, trained, taken off as tensors, and folded into weights."""
 
 from __future__ import annotations
 

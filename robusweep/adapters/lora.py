@@ -1,7 +1,6 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685) through PEFT; the head is managed here, not by PEFT.
 
-PEFT's SEQ_CLS task type keeps the head in ``modules_to_save``, which then refuses to be combined; so the task type
-is
+PEFT's SEQ_CLS task type keeps the head in ``modules_to_save``, which then refuses to be combined; so the task type is
 left out and the head's parameters are made trainable by name.
 """
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class DeepWordBug(Attack):
     """Typing errors in the most important words (Gao et al. 2018, arXiv:1801.04354).
 
-    As in TextAttack's ``DeepWordBugGao2018``: words are ranked by the loss of the label's probability when they
-    are unknown. Each is tried with one random swap of neighbours, substitution, deletion and insertion: at most
-    four candidates, whatever the protocol allows.
+    As in TextAttack's ``DeepWordBugGao2018``: words are ranked by the loss of the label's probability when they are
+    unknown. Each is tried with one random swap of neighbours, substitution, deletion and insertion: at most four
+    candidates, whatever the protocol allows.
     """
 
     kind: Literal["deepwordbug"] = "deepwordbug"

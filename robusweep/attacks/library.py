@@ -42,8 +42,8 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
 def import_textattack() -> ModuleType:
     """The ``textattack`` module. Its first import costs seconds; nothing is downloaded.
 
-    TextAttack's import would download corpora, redirect the model hub's cache folder, switch off the loggers of
-    other libraries and load flair. All of it is prevented or undone here.
+    TextAttack's import would download corpora, redirect the model hub's cache folder, switch off the loggers of other
+    libraries and load flair. All of it is prevented or undone here.
     """
     if "textattack" not in sys.modules:
         if TEXTATTACK.folder() is None:

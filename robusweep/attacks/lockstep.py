@@ -1,10 +1,8 @@
 """Many searches at once: each stops where it asks a question, and the questions of all are answered together.
 
-A search is ordinary code (TextAttack's, unchanged) in a greenlet of its own. It runs until it asks a service, such
-as the
-victim, about some items. When every search waits, the items of all are handed to the service in one call, and each
-search
-goes on with its own answers. A forward pass then holds hundreds of texts instead of a handful.
+A search is ordinary code (TextAttack's, unchanged) in a greenlet of its own. It runs until it asks a service, such as
+the victim, about some items. When every search waits, the items of all are handed to the service in one call, and
+each search goes on with its own answers. A forward pass then holds hundreds of texts instead of a handful.
 """
 
 from __future__ import annotations
@@ -42,8 +40,7 @@ class _Lane(greenlet):  # type: ignore[misc]  # greenlet is not looked into
 
 
 def in_lockstep(jobs: Sequence[Callable[[], R]], *, n_lanes: int) -> Iterator[tuple[int, R]]:
-    """(index, result) of each job, as they finish; at most ``n_lanes`` run at once. What a job raises is raised
-    here."""
+    """(index, result) of each job, as they finish; ``n_lanes`` run at once. What a job raises is raised here."""
     pending = deque(enumerate(jobs))
     waiting: list[tuple[int, _Lane, Question]] = []
     while pending or waiting:

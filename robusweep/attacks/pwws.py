@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class Pwws(Attack):
     """Probability-weighted word saliency (Ren et al., ACL 2019, P19-1103).
 
-    As in TextAttack's ``PWWSRen2019``: each word's saliency (the loss of the label's probability when the word
-    is unknown), after a softmax, is multiplied by what its best synonym achieves; words are swapped greedily in
-    that order.
+    As in TextAttack's ``PWWSRen2019``: each word's saliency (the loss of the label's probability when the word is
+    unknown), after a softmax, is multiplied by what its best synonym achieves; words are swapped greedily in that
+    order.
     """
 
     kind: Literal["pwws"] = "pwws"

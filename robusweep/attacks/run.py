@@ -40,8 +40,8 @@ def run_attack(
     """One outcome for each example, in the order of ``examples``; it does not depend on that order.
 
     ``victim`` may be a fast approximation of ``exact`` (float32), or the same object. ``exact`` decides who is
-    misclassified and confirms every success of ``victim``; where the two disagree, the example is attacked again
-    with ``exact``, and that attack alone is its outcome. What survives the fast victim is not tried again.
+    misclassified and confirms every success of ``victim``; where the two disagree, the example is attacked again with
+    ``exact``, and that attack alone is its outcome. What survives the fast victim is not tried again.
     ``bf16`` and ``device`` are those of the sentence encoder, whose close decisions are repeated in float32.
 
     ``n_queries`` of an outcome counts the texts that TextAttack handed to the victim in the search that gave the

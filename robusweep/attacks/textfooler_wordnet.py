@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class TextFoolerWordNet(Attack):
     """TextFooler (Jin et al., AAAI 2020, arXiv:1907.11932) where its word vectors and encoder cannot be had.
 
-    Search and constraints are those of TextAttack's ``TextFoolerJin2019``: words ranked by deletion, the same part
-    of speech (a noun may become a verb), sentence similarity, and of several successes the most similar one.
-    Its numbers are not TextFooler's, hence the name.
+    Search and constraints are those of TextAttack's ``TextFoolerJin2019``: words ranked by deletion, the same part of
+    speech (a noun may become a verb), sentence similarity, and of several successes the most similar one. Its numbers
+    are not TextFooler's, hence the name.
     """
 
     kind: Literal["textfooler_wordnet"] = "textfooler_wordnet"

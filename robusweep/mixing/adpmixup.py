@@ -17,8 +17,7 @@ class AdpMixup(Mixer):
     """Mix in delta space: ``dW = (1 - weight) dW_clean + weight * mean_i dW_i``, and the heads alike.
 
     ``weight`` is the share of the adversarial adapters: 0 is the clean adapter, 1 the (mean) adversarial one. The
-    paper's
-    own symbol may run the other way; its body could not be checked.
+    paper's own symbol may run the other way; its body could not be checked.
     """
 
     kind: Literal["adpmixup"] = "adpmixup"

@@ -1,7 +1,7 @@
 """The Ray executor: Ray Tune runs the trials, the driver's study says which.
 
-Tune's own state is disposable: there is no ``Tuner.restore``; starting again is the same command, and the study
-goes on.
+Tune's own state is disposable: there is no ``Tuner.restore``; starting again is the same command, and the study goes
+on.
 """
 
 from __future__ import annotations

@@ -14,8 +14,7 @@ from robusweep.sweep.status import read_points
 
 
 def rebuild_reports(run_dir: Path) -> list[Path]:
-    """Reports and figures from the records of a run. Raises ``MissingError`` when the run's folder lacks its
-    description."""
+    """Reports and figures from a run's records. Raises ``MissingError`` when the run lacks its description."""
     described = run_dir / "sweep.json"
     if not described.is_file():
         raise MissingError(

@@ -55,8 +55,8 @@ def run_sweep(
     """Run the sweep to its budget and leave records, front, report and MLflow behind.
 
     A finished sweep trains nothing. A killed one goes on: trials that were running start again under their number,
-    from
-    their last finished stage. Raises ``UsageError`` when the folder holds another sweep or another driver runs it.
+    from their last finished stage. Raises ``UsageError`` when the folder holds another sweep or another driver runs
+    it.
     """
     recipe, stand_ins = resolved(plan.recipe)
     dataset = check_data(recipe)

@@ -1,10 +1,8 @@
 """The Optuna study of a sweep: the one record of which trials were asked for, finished or failed.
 
 A trial of ours trains once and yields one point for each after-training value. In Optuna's terms the first point is
-the trial
-that was asked for, and the others are added as completed trials of their own with their full parameters, so that
-the
-sampler learns from the whole curve.
+the trial that was asked for, and the others are added as completed trials of their own with their full parameters, so
+that the sampler learns from the whole curve.
 """
 
 from __future__ import annotations
@@ -115,8 +113,7 @@ class Study:
         return Asked(number, trial.number, {k: v for k, v in params.items() if k in self.space.training})
 
     def complete(self, asked: Asked, points: Sequence[tuple[str, dict[str, Any], Sequence[float]]]) -> None:
-        """Tell a finished trial: each point's id, full parameters and objective values. Telling twice changes
-        nothing."""
+        """Tell a finished trial: each point's id, full parameters and objective values. Twice is as good as once."""
         from optuna.trial import TrialState, create_trial
 
         frozen = self._study.get_trials(deepcopy=False)[asked.optuna_number]
@@ -182,8 +179,7 @@ def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Any:
 
 
 def make_sampler(sampler: AnySampler, seed: int) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler for the recipe's block. A new one for each trial: its draws then don't depend on
-    restarts."""
+    """Optuna's sampler for the recipe's block. A new one for each trial: its draws then don't depend on restarts."""
     import warnings
 
     from optuna import samplers

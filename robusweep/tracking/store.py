@@ -50,9 +50,9 @@ def database_file(uri: str) -> Path | None:
 def opened(uri: str) -> Iterator[MlflowClient]:
     """A client for ``uri``, while no other sync writes to the same SQLite file.
 
-    An empty database gets its tables here: MLflow's migrations crash when two processes start them at once.
-    MLflow's and Alembic's INFO lines and third-party warnings are silent inside. The global tracking URI,
-    logging levels, warning filters and the environment are as before afterwards.
+    An empty database gets its tables here: MLflow's migrations crash when two processes start them at once. MLflow's
+    and Alembic's INFO lines and third-party warnings are silent inside. The global tracking URI, logging levels,
+    warning filters and the environment are as before afterwards.
 
     Raises ``MissingError`` when the store can't be reached, read or written, also from the body.
     """

@@ -42,9 +42,9 @@ def sync(
     found by their ``robusweep.key`` tag, so a sync that was cut off is completed by the next, without duplicates.
     ``artifacts`` are files for the page of the sweep, next to the resolved recipe and the trial records.
 
-    Raises ``MissingError`` when MLflow can't be written. Nothing is lost then: the records on disk are the truth,
-    so the caller goes on with the sweep and syncs later. A sync costs seconds (importing MLflow above all): call it
-    now and then, from the one process that drives the sweep.
+    Raises ``MissingError`` when MLflow can't be written. Nothing is lost then: the records on disk are the truth, so
+    the caller goes on with the sweep and syncs later. A sync costs seconds (importing MLflow above all): call it now
+    and then, from the one process that drives the sweep.
     """
     uri = store_uri(root, tracking_uri)
     files = _files(artifacts, records, recipe_yaml)
@@ -92,8 +92,8 @@ def _experiment(client: MlflowClient, name: str, folder: Path | None, views: dic
 
 
 def _volume(writer: Writer, sweep_id: str, points: Sequence[Point], objectives: Sequence[Objective]) -> Volume | None:
-    """None where there is no volume to speak of. The points are in the order in which MLflow first saw them, so
-    what earlier syncs wrote as the sweep's history stays its beginning."""
+    """None where there is no volume to speak of. The points are in the order in which MLflow first saw them, so what
+    earlier syncs wrote as the sweep's history stays its beginning."""
     if len(objectives) < 2 or not points:
         return None
     seen = sorted(points, key=lambda point: writer.created(f"{sweep_id}/{point.id}"))

@@ -13,8 +13,8 @@ from robusweep.tracking.entries import point_metrics
 class Volume:
     """Hypervolume of a sweep's points above a reference point that stays the same for the whole sweep.
 
-    The reference is 0 for an objective that is maximised and, for one that is minimised, twice the worst value
-    among the points that were there when it was first needed; a point beyond it adds nothing.
+    The reference is 0 for an objective that is maximised and, for one that is minimised, twice the worst value among
+    the points that were there when it was first needed; a point beyond it adds nothing.
     """
 
     def __init__(self, objectives: Sequence[Objective], points: Sequence[Point], stored: str | None) -> None:

@@ -17,8 +17,7 @@ class TrainingMethod(Spec, ABC):
     """How one adapter is trained: AdamW, linear warm-up and decay, length-grouped batches.
 
     ``learning_rate`` is the peak; ``warmup`` the fraction of all steps until it is reached. ``weight_decay`` is
-    decoupled
-    (AdamW). Gradients are clipped to the L2 length ``max_grad_norm``.
+    decoupled (AdamW). Gradients are clipped to the L2 length ``max_grad_norm``.
     """
 
     kind: str
@@ -31,5 +30,4 @@ class TrainingMethod(Spec, ABC):
 
     @abstractmethod
     def backward(self, step: Step) -> float:
-        """Leave the gradient of this batch's loss in the trainable parameters; return the loss (mean per
-        example)."""
+        """Leave the gradient of this batch's loss in the trainable parameters; return the loss (mean per example)."""

@@ -37,8 +37,7 @@ def project(delta: Delta, radius: Radius, limit: Float[Tensor, "batch 1 1"]) -> 
 
 
 def direction(gradient: Delta, radius: Radius) -> Delta:
-    """The steepest ascent direction of unit length in the ball's norm; zero where the gradient is zero or not
-    finite."""
+    """The steepest ascent direction of unit length in the ball's norm; zero where there is no finite gradient."""
     gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
     if radius.norm == "linf":
         return gradient.sign()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robusweep.errors import StageError
 from robusweep.seeds import derive, generator
@@ -43,10 +43,8 @@ def fit(
     """Train the network's trainable parameters in place. ``tokens`` are ids per text, unpadded.
 
     Batches, dropout and perturbations each depend on ``seed`` and their own name alone, so that two methods which
-    start
-    alike see the same batches and masks. The mode that the network was in is restored. Raises ``StageError`` when
-    the
-    loss or its gradient stops being finite.
+    start alike see the same batches and masks. The mode that the network was in is restored. Raises ``StageError``
+    when the loss or its gradient stops being finite.
     """
     device = next(network.parameters()).device
     lengths = [len(row) for row in tokens]
@@ -59,12 +57,15 @@ def fit(
     n_steps = sum(map(len, epochs))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _warm_up_then_decay(n_steps, method.warmup))
     draws = torch.Generator().manual_seed(derive(seed, "perturbations"))
-    began, mean_loss = time.perf_counter(), 0.0
+    began, mean_loss, n_done = time.perf_counter(), 0.0, 0
     with _training(network), _seeded(derive(seed, "dropout"), device), fp32_attention(network, when=bf16):
         for epoch, batches in enumerate(epochs):
             total = 0.0
             for rows in batches:
-                step = _step(network, tokens, labels, rows, pad_id=pad_id, draws=draws, device=device, bf16=bf16)
+                n_done += 1
+                batch = _batch([tokens[i] for i in rows], pad_id=pad_id, device=device)
+                target = torch.tensor([labels[i] for i in rows], device=device)
+                step = Step(network, *batch, target, draws=draws, bf16=bf16, progress=n_done / n_steps)
                 loss = method.backward(step)
                 norm = float(torch.nn.utils.clip_grad_norm_(trainable, method.max_grad_norm))
                 if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -83,24 +84,12 @@ def fit(
     return Fitted(mean_loss, n_steps, time.perf_counter() - began, efficiency)
 
 
-def _step(
-    network: nn.Module,
-    tokens: Sequence[Sequence[int]],
-    labels: Sequence[int],
-    rows: Sequence[int],
-    *,
-    pad_id: int,
-    draws: torch.Generator,
-    device: torch.device,
-    bf16: bool,
-) -> Step:
-    """The batch of these rows, padded on the right to its longest text."""
-    longest = max(len(tokens[i]) for i in rows)
-    ids = torch.tensor([[*tokens[i], *[pad_id] * (longest - len(tokens[i]))] for i in rows], device=device)
-    lengths = torch.tensor([len(tokens[i]) for i in rows], device=device)
-    mask = torch.arange(longest, device=device) < lengths[:, None]
-    target = torch.tensor([labels[i] for i in rows], device=device)
-    return Step(network, ids, mask, target, draws=draws, bf16=bf16)
+def _batch(rows: Sequence[Sequence[int]], *, pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(ids, mask) of these texts, [n_rows, longest], padded on the right; the mask is True on real tokens."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad_id] * (longest - len(row))] for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return ids, torch.arange(longest, device=device) < lengths[:, None]
 
 
 def _warm_up_then_decay(n_steps: int, warmup: float) -> Callable[[int], float]:

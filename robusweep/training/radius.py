@@ -14,17 +14,14 @@ class Radius(Spec):
 
     ``value``: its radius in embedding units; 0 is clean training bit for bit, null is unbounded.
     ``norm`` and ``scope``: ``l2`` of the whole ``sentence`` (Frobenius norm over tokens and coordinates; FreeLB),
-    ``l2`` of each
-    ``token``, or ``linf`` of each ``coordinate``. Padding never counts.
-    ``length_scale: sqrt_tokens`` multiplies a sentence's radius by the square root of its number of perturbed
-    tokens, so
-    that long texts get as much per token as short ones (ours; FreeLB has ``none``).
-    ``space``: ``word`` perturbs the word embeddings before position and LayerNorm; ``post_ln`` the embedding
-    module's output.
-    ``project_init: false`` leaves the random start outside the ball, as FreeLB does. ``special_tokens``: whether
-    the first and
-    last token ([CLS], [SEP]) are perturbed too.
-    The short form ``radius: 0.3`` sets ``value`` and keeps the rest.
+    ``l2`` of each ``token``, or ``linf`` of each ``coordinate``. Padding never counts.
+    ``length_scale: sqrt_tokens`` multiplies a sentence's radius by the square root of its number of perturbed tokens,
+    so that long texts get as much per token as short ones (ours; FreeLB has ``none``).
+    ``space``: ``word`` perturbs the word embeddings before position and LayerNorm; ``post_ln`` the embedding module's
+    output.
+    ``project_init: false`` leaves the random start outside the ball, as FreeLB does. ``special_tokens``: whether the
+    first and last token ([CLS], [SEP]) are perturbed too. The short form ``radius: 0.3`` sets ``value`` and keeps the
+    rest.
     """
 
     value: float | None = Field(ge=0)

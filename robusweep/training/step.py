@@ -17,9 +17,8 @@ Space = Literal["word", "post_ln"]
 class Step:
     """A batch with its network. Every ``loss`` call of one step sees the same dropout masks.
 
-    ``mask`` is True on real tokens, ``inner`` on real tokens but the first and the last. ``draws`` is a generator
-    of this step's
-    own: drawing from it leaves dropout as it was.
+    ``mask`` is True on real tokens, ``inner`` on real tokens but the first and the last. ``draws`` is a generator of
+    this step's own: drawing from it leaves dropout as it was.
     """
 
     def __init__(
@@ -31,9 +30,10 @@ class Step:
         *,
         draws: torch.Generator,
         bf16: bool = False,
+        progress: float = 1.0,
     ) -> None:
         self.network, self.ids, self.mask, self.labels = network, ids, mask, labels
-        self.draws, self.bf16 = draws, bf16
+        self.draws, self.bf16, self.progress = draws, bf16, progress
         places = torch.arange(ids.shape[1], device=ids.device)
         last = mask.sum(dim=1, keepdim=True) - 1
         self.inner: Bool[Tensor, "batch tokens"] = mask & (places > 0) & (places < last)
@@ -75,8 +75,7 @@ def _embeddings(network: nn.Module, space: Space) -> Any:
 
 @contextmanager
 def _added(network: nn.Module, delta: Tensor | None, space: Space) -> Iterator[None]:
-    """Add ``delta`` to the module's output while open. A hook keeps positions, segments and masks as the model has
-    them."""
+    """Add ``delta`` to the module's output while open. A hook keeps positions, segments and masks as they are."""
     if delta is None:
         yield
         return

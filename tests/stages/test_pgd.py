@@ -109,3 +109,31 @@ def test_a_larger_ball_gives_a_larger_loss(load_tiny: Load, make_step: MakeStep)
     losses = [Pgd(radius=Radius(value=v)).backward(make_step(network)) for v in (0.0, 0.1, 1.0)]
     assert losses == sorted(losses)
     assert losses[0] < losses[-1]
+
+
+def test_the_radius_grows_to_its_value_over_the_warm_up_and_stays_there() -> None:
+    method = Pgd(radius=Radius(value=2.0), radius_warmup=0.5)
+    values = [method.radius_at(progress).value for progress in (0.125, 0.25, 0.5, 0.75, 1.0)]
+    assert values == [0.5, 1.0, 2.0, 2.0, 2.0]
+    assert Pgd(radius=Radius(value=2.0)).radius_at(0.01).value == 2.0
+
+
+def test_an_unbounded_radius_can_not_grow() -> None:
+    with pytest.raises(ValueError, match="radius_warmup"):
+        Pgd(radius=Radius(value=None), step_size=0.1, radius_warmup=0.5)
+
+
+def test_early_steps_of_a_warm_up_stay_inside_the_smaller_ball(load_tiny: Load, make_step: MakeStep) -> None:
+    model = load_tiny()
+    seen: list[float] = []
+    method = Pgd(radius=Radius(value=4.0), n_steps=2, radius_warmup=1.0)
+    for progress in (0.25, 0.5, 1.0):
+        step = make_step(model.network)
+        step.progress = progress
+        from robusweep.training.embedding import ascend
+
+        radius = method.radius_at(progress)
+        delta = ascend(step, radius, n_steps=2, step_size=None, init_size=0.0)
+        seen.append(float(delta.flatten(1).norm(dim=1).max()))
+        assert seen[-1] <= 4.0 * progress * (1 + 1e-5)
+    assert seen == sorted(seen)
