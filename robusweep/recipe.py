@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -33,7 +34,7 @@ from robusweep.yaml_source import (
     split_key,
 )
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"  # also the name of a folder below runs/
 AFTER_TRAINING = ("mix.",)  # keys below these need no retraining
 
 
@@ -195,12 +196,16 @@ class Recipe(Spec):
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A recipe with its search space, checked together, and the YAML tree that parameters are applied to."""
+    """A recipe with its search space, checked together, and the YAML tree that parameters are applied to.
+
+    ``paths``: the paths of the recipe as it says them; in ``recipe`` and ``tree`` they are absolute.
+    """
 
     recipe: Recipe
     space: SearchSpace
     tree: dict[str, Any]
     file: str
+    paths: Mapping[KeyPath, str] = MappingProxyType({})
 
     def with_params(self, params: Mapping[str, Any]) -> Recipe:
         """The recipe with searched values put in. Raises ``RecipeError`` when they make no valid recipe."""
@@ -217,8 +222,10 @@ class SweepPlan:
         return digest_of(self.identity())
 
     def identity(self) -> dict[str, Any]:
-        """The blocks behind ``sweep_digest``, to show what differs."""
+        """The blocks behind ``sweep_digest``, to show what differs. Paths are as said: a project may move."""
         recipe = self.recipe.model_dump(mode="json", exclude={"search", "resources"})
+        for key, said in self.paths.items():
+            recipe = assign(recipe, key, said)
         objectives = [o.model_dump(mode="json") for o in self.recipe.search.objectives] if self.recipe.search else []
         return recipe | {
             "precision": self.recipe.resources.precision,
@@ -241,12 +248,12 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> SweepPl
     except ValidationError as e:
         raise recipe_error(source, Recipe, e) from None
     if recipe.search is None:
-        return SweepPlan(recipe, SearchSpace(), tree, source.file)
+        return SweepPlan(recipe, SearchSpace(), tree, source.file, paths_in(source.tree))
     space_file = Path(path).parent / recipe.search.space
     if not space_file.is_file():
         raise source.error(("search", "space"), f"no such file: {space_file}", hint=similar_files(space_file))
     space, space_source = load_space(space_file)
-    plan = SweepPlan(recipe, space, tree, source.file)
+    plan = SweepPlan(recipe, space, tree, source.file, paths_in(source.tree))
     _check_space(plan, source, space_source)
     return plan
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,12 +15,14 @@ from typing import Any
 
 import yaml
 
+from robusweep import model as model_stage
 from robusweep import trial
 from robusweep.assignment import check_data, resolved
 from robusweep.environment import environment
 from robusweep.errors import MissingError, UsageError
+from robusweep.examples import Dataset
 from robusweep.front import Point
-from robusweep.recipe import Recipe, SweepPlan
+from robusweep.recipe import NAME, Recipe, SweepPlan
 from robusweep.record import StandIn, TrialRecord, write_json, write_text
 from robusweep.report import write_reports
 from robusweep.sweep.driver import Driver
@@ -65,9 +68,11 @@ def run_sweep(
     for note in dataset.notes:
         say(f"data: {note}")
     name = name or plan.recipe.name
+    if not re.fullmatch(NAME, name):
+        raise UsageError(f"--name {name!r}: letters, digits, dots, dashes and underscores only, 80 at most")
     run_dir = root / "runs" / name
     with _only_driver(run_dir):
-        _same_sweep(run_dir, plan, recipe)
+        _same_sweep(run_dir, plan, _used(recipe, dataset))
         _write_inputs(run_dir, plan, recipe)
         sync = _Tracking(root, name, plan, run_dir, recipe, stand_ins, say=say, wanted=track)
         driver = Driver(
@@ -199,9 +204,14 @@ def _write_inputs(run_dir: Path, plan: SweepPlan, recipe: Recipe) -> None:
     write_json(run_dir / "environment.json", environment() | {"written": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
 
 
-def _same_sweep(run_dir: Path, plan: SweepPlan, recipe: Recipe) -> None:
+def _used(recipe: Recipe, dataset: Dataset) -> dict[str, str]:
+    """What the recipe's names came to here: the data set and the model that are really read, by their contents."""
+    model = model_stage.identity(recipe.model)
+    return {"data": dataset.name, "data_digest": dataset.digest()[:16], "model": model[:64]}
+
+
+def _same_sweep(run_dir: Path, plan: SweepPlan, used: dict[str, str]) -> None:
     """Refuse to mix two sweeps in one folder: what decides the numbers must be what it was."""
-    used = recipe.model_dump(mode="json", include={"data", "model"})
     now = json.loads(json.dumps(plan.identity() | {"used": used}))
     path = run_dir / "sweep.json"
     if not path.is_file():

@@ -16,7 +16,7 @@ import fake_work
 import pytest
 
 from robusweep.errors import UsageError
-from robusweep.recipe import SweepPlan
+from robusweep.recipe import SweepPlan, load_recipe
 from robusweep.sweep.run import Finished, run_sweep
 from robusweep.sweep.status import read_points, read_status
 from robusweep.sweep.study import Study
@@ -201,3 +201,27 @@ def _spawned_worker(pid: str) -> bool:
         return b"spawn_main" in command.read_bytes()
     except OSError:
         return False
+
+
+def test_a_project_that_moves_goes_on_with_its_sweep(
+    declare: Declare, project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    swept(declare("search.budget.n_trials=2"), project)
+    moved = tmp_path_factory.mktemp("elsewhere") / "project"
+    project.rename(moved)
+    done = swept(load_recipe(moved / "recipe.yaml", ["search.budget.n_trials=3"]), moved)
+    assert sorted(calls(moved)) == [0, 1, 2]
+    assert len(done.points) == 9
+
+
+def test_data_that_changed_under_a_sweep_are_refused(declare: Declare, project: Path) -> None:
+    swept(declare("search.budget.n_trials=1"), project)
+    data = (project / "data.csv").read_text()
+    (project / "data.csv").write_text(data.replace("dogs", "hounds"))
+    with pytest.raises(UsageError, match="data_digest"):
+        swept(declare("search.budget.n_trials=2"), project)
+
+
+def test_a_name_that_leaves_the_runs_folder_is_refused(declare: Declare, project: Path) -> None:
+    with pytest.raises(UsageError, match="--name"):
+        run_sweep(declare(), root=project, say=silent, name="../outside", work=fake_work.works, track=False)
