@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -205,7 +204,7 @@ class SweepPlan:
     space: SearchSpace
     tree: dict[str, Any]
     file: str
-    paths: Mapping[KeyPath, str] = MappingProxyType({})
+    paths: Mapping[KeyPath, str] = field(default_factory=dict)
 
     def with_params(self, params: Mapping[str, Any]) -> Recipe:
         """The recipe with searched values put in. Raises ``RecipeError`` when they make no valid recipe."""
