@@ -1,7 +1,7 @@
 """Write the parts of the documentation that follow from the code.
 
-    python docs/generate.py           writes docs/recipe.md, docs/commands.md and the marked blocks of README.md
-    python docs/generate.py --check   writes nothing; exits 1 when one of them is stale
+python docs/generate.py           writes docs/recipe.md, docs/commands.md and the marked blocks of README.md
+python docs/generate.py --check   writes nothing; exits 1 when one of them is stale
 """
 
 from __future__ import annotations

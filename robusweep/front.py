@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from robusweep.errors import UsageError
 from robusweep.record import PointRecord, TrialRecord
 from robusweep.scores import Goal, Rate, knee, metric_value, pareto_ranks
 from robusweep.spec import Spec
@@ -48,12 +49,15 @@ def assess(
 ) -> list[Point]:
     """All points of the completed trials, each marked as on the front or not; at most one is the knee.
 
-    Raises ``ValueError`` when the points were scored under different protocols: such numbers are not compared.
+    Raises ``UsageError`` when the points were scored under different protocols: such numbers are not compared.
     """
     rows = [(trial, point) for trial in records if trial.status == "complete" for point in trial.points]
     hashes = {trial.protocol_hash for trial, _ in rows}
     if len(hashes) > 1:
-        raise ValueError(f"points of different protocols are not compared: {sorted(hashes)}")
+        raise UsageError(
+            f"points of different protocols are not compared: {sorted(hashes)}",
+            hint="data, attacks or their resources changed under the run: run the recipe under another --name",
+        )
     goals = [objective.goal for objective in objectives]
     values = [[metric_value(o.metric, metrics_of(t, p)) for o in objectives] for t, p in rows]
     ranks, at_knee = pareto_ranks(values, goals), knee(values, goals)

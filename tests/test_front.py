@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from robusweep.errors import UsageError
 from robusweep.front import Objective, assess, short_name
 from robusweep.record import AttackOutcome, AttackScore, PointRecord, Status, TrialRecord
 from robusweep.scores import Rate
@@ -60,7 +61,7 @@ def test_a_held_out_attack_can_select_nothing() -> None:
 
 def test_points_of_different_protocols_are_not_compared() -> None:
     records = [trial(0, [point("a", 90, 10)], protocol_hash="x"), trial(1, [point("b", 80, 20)], protocol_hash="y")]
-    with pytest.raises(ValueError, match="protocols"):
+    with pytest.raises(UsageError, match="protocols"):
         assess(records, OBJECTIVES)
 
 

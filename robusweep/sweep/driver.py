@@ -15,6 +15,10 @@ from robusweep.scores import metric_value
 from robusweep.sweep.study import Asked, Study
 
 
+def _nothing(_what: str) -> None:
+    """Nobody listens."""
+
+
 class Driver:
     """Hands out trials until the budget is spent; told records go to disk, to the study and to ``on_change``.
 
@@ -29,13 +33,12 @@ class Driver:
         stand_ins: list[StandIn],
         *,
         name: str,
-        on_change: Callable[[str], None],
     ) -> None:
         assert plan.recipe.search is not None
         self.root, self.name, self.plan, self.recipe, self.stand_ins = root, name, plan, recipe, stand_ins
         self.objectives = plan.recipe.search.objectives
         self.n_trials = plan.recipe.search.budget.n_trials
-        self.on_change = on_change
+        self.on_change: Callable[[str], None] = _nothing
         self.study = Study(self.run_dir / "study.journal", plan)
         self._live: dict[int, Asked] = {}
         self._reconcile()

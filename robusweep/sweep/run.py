@@ -23,7 +23,7 @@ from robusweep.errors import MissingError, UsageError
 from robusweep.examples import Dataset
 from robusweep.front import Point
 from robusweep.recipe import NAME, Recipe, SweepPlan
-from robusweep.record import StandIn, TrialRecord, write_json, write_text
+from robusweep.record import TrialRecord, write_json, write_text
 from robusweep.report import write_reports
 from robusweep.sweep.driver import Driver
 
@@ -74,10 +74,9 @@ def run_sweep(
     with _only_driver(run_dir):
         _same_sweep(run_dir, plan, _used(recipe, dataset))
         _write_inputs(run_dir, plan, recipe)
-        sync = _Tracking(root, name, plan, run_dir, recipe, stand_ins, say=say, wanted=track)
-        driver = Driver(
-            root, plan, recipe, stand_ins, name=name, on_change=lambda text: _changed(driver, text, say, sync)
-        )
+        driver = Driver(root, plan, recipe, stand_ins, name=name)
+        projections = _Projections(driver, say=say, track=track)
+        driver.on_change = projections.changed
         begun = driver.study.counts()
         if begun["running"]:
             say(f"going on: {begun['complete']} trials complete, {begun['running']} were running and start again")
@@ -85,10 +84,8 @@ def run_sweep(
             _execute(driver, work, recipe=recipe, address=address, say=say)
         else:
             say(f"all {driver.n_trials} trials are done already; nothing is trained")
-        points = sync(driver, finished=True)
-        records = driver.records()
-        sync.reports(driver, points)
-    return Finished(name, run_dir, records, points)
+        points = projections.write(finished=True)
+    return Finished(name, run_dir, driver.records(), points)
 
 
 def _execute(driver: Driver, work: Callable[[str], str], *, recipe: Recipe, address: str | None, say: Say) -> None:
@@ -106,86 +103,76 @@ def _execute(driver: Driver, work: Callable[[str], str], *, recipe: Recipe, addr
         run_ray(driver, work, resources=resources, address=address)
 
 
-def _changed(driver: Driver, text: str, say: Say, sync: _Tracking) -> None:
-    points = sync(driver, finished=False)
-    front = [p for p in points if p.pareto]
-    counts = driver.study.counts()
-    best = " · ".join(
-        f"best {label} {max(getattr(p, metric).value for p in points):.3f}"
-        for label, metric in (("clean", "clean_accuracy"), ("robust", "robust_accuracy"))
-        if points
-    )
-    done = counts["complete"] + counts["failed"]
-    say(f"{done}/{driver.n_trials} trials · {text} · {len(points)} points, {len(front)} on the front · {best}")
+class _Projections:
+    """Front, reports and MLflow: written from the records, and caught up by the next run where they could not be."""
 
-
-class _Tracking:
-    """MLflow as a projection of the records: written at the end, caught up by the next run when it could not be."""
-
-    def __init__(
-        self,
-        root: Path,
-        name: str,
-        plan: SweepPlan,
-        run_dir: Path,
-        recipe: Recipe,
-        stand_ins: list[StandIn],
-        *,
-        say: Say,
-        wanted: bool,
-    ) -> None:
-        self._root, self._name, self._plan, self._run_dir, self._recipe = root, name, plan, run_dir, recipe
-        self._notices, self._say, self._wanted = [s.notice() for s in stand_ins], say, wanted
-        self._file = run_dir / "mlflow.json"
+    def __init__(self, driver: Driver, *, say: Say, track: bool) -> None:
+        self._driver, self._say, self._track = driver, say, track
+        self._notices = [stand_in.notice() for stand_in in driver.stand_ins]
+        self._file = driver.run_dir / "mlflow.json"
+        self._run_ids: dict[str, str] = json.loads(self._file.read_text()) if self._file.is_file() else {}
         self._next = time.monotonic() + SYNC_SECONDS
-        self.run_ids: dict[str, str] = json.loads(self._file.read_text()) if self._file.is_file() else {}
 
-    def __call__(self, driver: Driver, *, finished: bool) -> list[Point]:
-        """Write reports and MLflow; the points come back with their MLflow run ids.
-
-        Before the end this does nothing for a while after the last time, ten times as long as that took.
-        """
-        points = driver.points(self.run_ids)
+    def changed(self, what: str) -> None:
+        """Say what a trial came to and where the sweep stands; write again what was not written for a while."""
+        driver = self._driver
         began = time.monotonic()
-        if not self._wanted or (not finished and began < self._next):
+        if began < self._next:
+            points = driver.points(self._run_ids)
+        else:
+            points = self.write(finished=False)
+            self._next = time.monotonic() + max(SYNC_SECONDS, 10 * (time.monotonic() - began))
+        counts = driver.study.counts()
+        done = f"{counts['complete'] + counts['failed']}/{driver.n_trials} trials"
+        front = f"{len(points)} points, {sum(point.pareto for point in points)} on the front"
+        best = [
+            f"best {label} {max(getattr(point, metric).value for point in points):.3f}"
+            for label, metric in (("clean", "clean_accuracy"), ("robust", "robust_accuracy"))
+            if points
+        ]
+        self._say(" · ".join([done, what, front, *best]))
+
+    def write(self, *, finished: bool) -> list[Point]:
+        """Write everything; the points come back with their MLflow run ids."""
+        driver = self._driver
+        points = driver.points(self._run_ids)
+        artifacts = self._reports(points)
+        if not self._track:
             return points
         from robusweep.tracking import sync
 
-        artifacts = self.reports(driver, points)
         try:
-            self.run_ids = sync(
-                self._root,
-                name=self._name,
-                sweep_id=self._plan.sweep_digest()[:12],
+            self._run_ids = sync(
+                driver.root,
+                name=driver.name,
+                sweep_id=driver.plan.sweep_digest()[:12],
                 points=points,
                 records=driver.records(),
                 objectives=driver.objectives,
-                artifacts=[*artifacts, self._run_dir / "front.json"],
-                recipe_yaml=as_yaml(self._recipe),
+                artifacts=[*artifacts, driver.run_dir / "front.json"],
+                recipe_yaml=as_yaml(driver.recipe),
                 notices=self._notices,
                 finished=finished,
             )
         except MissingError as e:
-            self._say(
-                f"NOTICE MLflow was not written ({e.message}); the records are on disk and the next run catches up"
-            )
+            self._say(f"NOTICE MLflow was not written ({e.message}); the next run catches up from the records")
             return points
-        finally:
-            self._next = time.monotonic() + max(SYNC_SECONDS, 10 * (time.monotonic() - began))
-        write_json(self._file, self.run_ids)
-        return driver.points(self.run_ids)
+        write_json(self._file, self._run_ids)
+        points = driver.points(self._run_ids)
+        self._reports(points)  # with the run ids
+        return points
 
-    def reports(self, driver: Driver, points: list[Point]) -> list[Path]:
-        """report.html, report.md, report.json and the figures, of the records as they are now."""
+    def _reports(self, points: list[Point]) -> list[Path]:
+        driver = self._driver
         return write_reports(
-            self._run_dir,
-            name=self._name,
+            driver.run_dir,
+            name=driver.name,
             points=points,
             records=driver.records(),
             objectives=driver.objectives,
-            recipe_yaml=as_yaml(self._recipe),
+            recipe_yaml=as_yaml(driver.recipe),
             notices=self._notices,
-            protocol=self._recipe.attacks.constraints.model_dump(mode="json"),
+            protocol=driver.recipe.attacks.constraints.model_dump(mode="json"),
         )
 
 

@@ -34,6 +34,8 @@ def command(verb: str, *arguments: str, root: Path) -> Any:
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "ROBUSWEEP_DATA": ""},
     )
+    if "could not start Ray" in done.stderr:
+        pytest.skip("Ray can't be started here")
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1] if verb == "run" else done.stdout), done.stderr
 

@@ -225,3 +225,18 @@ def test_data_that_changed_under_a_sweep_are_refused(declare: Declare, project: 
 def test_a_name_that_leaves_the_runs_folder_is_refused(declare: Declare, project: Path) -> None:
     with pytest.raises(UsageError, match="--name"):
         run_sweep(declare(), root=project, say=silent, name="../outside", work=fake_work.works, track=False)
+
+
+def test_mlflow_that_is_down_is_caught_up_by_the_next_run(
+    declare: Declare, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    done = run_sweep(declare("search.budget.n_trials=2"), root=project, say=said.append, work=fake_work.works)
+    assert any("MLflow was not written" in line for line in said)
+    assert {point.run_id for point in done.points} == {None}
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    again = run_sweep(declare("search.budget.n_trials=2"), root=project, say=said.append, work=fake_work.works)
+    assert sorted(calls(project)) == [0, 1]
+    assert len({point.run_id for point in again.points}) == len(again.points) == 6
+    assert None not in {point.run_id for point in read_points(again.run_dir)}
