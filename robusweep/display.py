@@ -81,6 +81,7 @@ class Display:
         table = Table(
             title=f"{status.name}: {done}{of} trials, {status.n_points} points, {status.n_front} on the front",
             title_justify="left",
+            min_width=72,
         )
         for heading in ("trial", "state", "last"):
             table.add_column(heading, no_wrap=heading != "last")
