@@ -1,4 +1,4 @@
-"""For every test: no hub, one thread, a lexicon cache that lasts for the session, and a model of two small layers."""
+"""For every test: no hub, one thread, and a lexicon cache that goes with the test run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_lexicon_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Lexical resources are built once, in a folder that goes with the session."""
+    """Lexical resources are built once, in a folder that goes with the test run."""
     before = os.environ.get("ROBUSWEEP_CACHE")
     os.environ["ROBUSWEEP_CACHE"] = str(tmp_path_factory.mktemp("lexicon"))
     yield
