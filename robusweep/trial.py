@@ -160,6 +160,7 @@ def _train(view: str, method: TrainingMethod, ground: Ground) -> AdapterRecord:
 
         from robusweep.training.loop import fit
 
+        progress.say(f"{view}: training ({method.kind})")
         network = copy.deepcopy(base.network)
         head = model_stage.head_names(network)
         adapted = recipe.adapter.attach(network, head=head, seed=derive(recipe.seed, "adapter"))
@@ -176,7 +177,6 @@ def _train(view: str, method: TrainingMethod, ground: Ground) -> AdapterRecord:
         save_file(recipe.adapter.extract(adapted), folder / "adapter.safetensors")
         write_json(folder / "fitted.json", vars(fitted))
 
-    progress.say(f"{view}: training ({method.kind})")
     entry, cached = ground.cache.get_or_make("train", key | ground.hardware, make)
     fitted = json.loads((entry / "fitted.json").read_text(encoding="utf-8"))
     progress.say(f"{view}: {'from the cache' if cached else 'trained'} ({fitted['seconds']:.0f} s of training)")

@@ -79,7 +79,7 @@ def run_sweep(
         driver.on_change = projections.changed
         begun = driver.study.counts()
         if begun["running"]:
-            say(f"going on: {begun['complete']} trials complete, {begun['running']} were running and start again")
+            say(f"going on: {begun['complete']} trials complete, {begun['running']} were begun and start again")
         if sum(begun.values()) < driver.n_trials or begun["running"]:
             _execute(driver, work, recipe=recipe, address=address, say=say)
         else:
