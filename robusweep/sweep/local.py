@@ -7,10 +7,10 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 from robusweep.sweep.driver import Driver
 
@@ -45,9 +45,19 @@ def run_local(driver: Driver, work: Work, *, n_workers: int) -> None:
                 idle.append(worker)
 
 
-def _worker() -> ProcessPoolExecutor:
+@contextmanager
+def _worker() -> Iterator[ProcessPoolExecutor]:
+    """A pool of one process. When the sweep is interrupted, its trial is not waited for: it starts again later."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, mp_context=context, initializer=_die_with_parent, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(1, mp_context=context, initializer=_die_with_parent, initargs=(os.getpid(),))
+    try:
+        yield pool
+    except BaseException:
+        for process in list((pool._processes or {}).values()):  # public as terminate_workers() from Python 3.14 on
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown()
 
 
 def _die_with_parent(parent: int) -> None:

@@ -100,3 +100,10 @@ def lacks_the_attack(assignment_json: str) -> str:
     record = record_of(_begin(assignment_json))
     points = [p.model_copy(update={"attacks": {}}) for p in record.points]
     return record.model_copy(update={"points": points}).model_dump_json()
+
+
+def never_ends_the_second(assignment_json: str) -> str:
+    assignment = _begin(assignment_json)
+    if assignment.number == 1:
+        time.sleep(120)
+    return record_of(assignment).model_dump_json()

@@ -240,3 +240,18 @@ def test_mlflow_that_is_down_is_caught_up_by_the_next_run(
     assert sorted(calls(project)) == [0, 1]
     assert len({point.run_id for point in again.points}) == len(again.points) == 6
     assert None not in {point.run_id for point in read_points(again.run_dir)}
+
+
+def test_an_interrupt_does_not_wait_for_running_trials_and_the_sweep_goes_on(declare: Declare, project: Path) -> None:
+    def interrupted(text: str) -> None:
+        if "1/2 trials" in text:
+            raise KeyboardInterrupt
+
+    plan = declare("search.budget.n_trials=2")
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(plan, root=project, say=interrupted, work=fake_work.never_ends_the_second, track=False)
+    assert time.monotonic() - began < 60
+    done = swept(plan, project)
+    assert [record.status for record in done.records] == ["complete", "complete"]
+    assert sorted(calls(project)) == [0, 1, 1]
