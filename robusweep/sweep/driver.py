@@ -48,12 +48,17 @@ class Driver:
         return self.root / "runs" / self.name
 
     def _reconcile(self) -> None:
-        """Bring the study up to what is on disk: a record that was written but not told, a curve told in part."""
+        """Bring the study up to what is on disk: a record that was written but not told, a curve told in part.
+
+        What was begun and has no record, or was told and has lost it, waits to be run again.
+        """
         written = {record.number: record for record in read_trials(self.run_dir)}
+        self._waiting: list[Asked] = []
         for asked in self.study.finished():
-            if asked.number in written and written[asked.number].status == "complete":
+            if asked.number not in written:
+                self._waiting.append(asked)
+            elif written[asked.number].status == "complete":
                 self.study.complete(asked, self._values(written[asked.number]))
-        self._waiting = []
         for asked in self.study.orphans():
             record = written.get(asked.number)
             if record is not None and record.status == "complete":
@@ -61,8 +66,13 @@ class Driver:
             else:
                 self._waiting.append(asked)
 
+    @property
+    def n_waiting(self) -> int:
+        """How many trials of earlier runs are to be run again."""
+        return len(self._waiting)
+
     def next_assignment(self) -> Assignment | None:
-        """The next trial to run: an orphan first, then a new one; None when the budget is spent or handed out."""
+        """The next trial to run: one that waits first, then a new one; None when the budget is spent or handed out."""
         if self._waiting:
             asked = self._waiting.pop(0)
         elif sum(self.study.counts().values()) < self.n_trials:
@@ -102,22 +112,22 @@ class Driver:
             record = TrialRecord.model_validate_json(record_json) if record_json else None
         except ValidationError as e:
             record, error = None, f"the worker's record can't be read: {e}"
-        if record is None:
-            record = self._lost(asked, error or "the worker ended without a record")
-        if record_json is None or not path.is_file():
+        if record is None or not path.is_file():
+            record = record or self._lost(asked, error or "the worker ended without a record")
             write_text(path, record.model_dump_json(indent=2) + "\n")
         self._tell(asked, record)
         outcome = f"{len(record.points)} points" if record.status == "complete" else f"failed: {record.error_kind}"
         self.on_change(f"{trial_id(number)} {outcome}")
 
     def _lost(self, asked: Asked, error: str) -> TrialRecord:
+        recipe = self._assignment(asked).recipe
         return TrialRecord(
             name=self.name,
             number=asked.number,
             status="failed",
             params=asked.params,
-            recipe=self.recipe.model_dump(mode="json"),
-            recipe_digest=self.recipe.trial_digest(),
+            recipe=recipe.model_dump(mode="json"),
+            recipe_digest=recipe.trial_digest(),
             stand_ins=self.stand_ins,
             error=error,
             error_kind="WorkerLost",

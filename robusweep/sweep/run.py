@@ -78,9 +78,9 @@ def run_sweep(
         projections = _Projections(driver, say=say, track=track)
         driver.on_change = projections.changed
         begun = driver.study.counts()
-        if begun["running"]:
-            say(f"going on: {begun['complete']} trials complete, {begun['running']} were begun and start again")
-        if sum(begun.values()) < driver.n_trials or begun["running"]:
+        if driver.n_waiting:
+            say(f"going on: {begun['complete']} trials complete, {driver.n_waiting} start again")
+        if sum(begun.values()) < driver.n_trials or driver.n_waiting:
             _execute(driver, work, recipe=recipe, address=address, say=say)
         else:
             say(f"all {driver.n_trials} trials are done already; nothing is trained")

@@ -107,3 +107,9 @@ def never_ends_the_second(assignment_json: str) -> str:
     if assignment.number == 1:
         time.sleep(120)
     return record_of(assignment).model_dump_json()
+
+
+def writes_nonsense(assignment_json: str) -> str:
+    assignment = _begin(assignment_json)
+    write_text(assignment.trial_dir / "record.json", '{"status": "complete"}')
+    return '{"status": "complete"}'

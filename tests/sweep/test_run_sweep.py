@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -255,3 +256,26 @@ def test_an_interrupt_does_not_wait_for_running_trials_and_the_sweep_goes_on(dec
     done = swept(plan, project)
     assert [record.status for record in done.records] == ["complete", "complete"]
     assert sorted(calls(project)) == [0, 1, 1]
+
+
+def test_a_trial_whose_record_was_removed_is_made_anew_under_its_number(declare: Declare, project: Path) -> None:
+    first = swept(declare(), project)
+    shutil.rmtree(first.run_dir / "trials/t002")
+    again = swept(declare(), project)
+    assert sorted(calls(project)) == [0, 1, 2, 2, 3]
+    assert again.points == first.points
+    assert Study(first.run_dir / "study.journal", declare()).n_points() == 12
+
+
+def test_an_unreadable_record_that_a_worker_wrote_is_replaced_by_the_failed_one(
+    declare: Declare, project: Path
+) -> None:
+    done = swept(declare("search.budget.n_trials=1"), project, fake_work.writes_nonsense)
+    assert done.records[0].status == "failed"
+    assert "can't be read" in str(done.records[0].error)
+
+
+def test_a_lost_trial_is_recorded_with_its_own_parameters(declare: Declare, project: Path) -> None:
+    lost = swept(declare(), project, fake_work.dies_on_the_second).records[1]
+    assert lost.recipe["adapter"]["rank"] == lost.params["adapter.rank"]
+    assert lost.recipe["adversarial"][0]["radius"]["value"] == lost.params["adversarial.0.radius"]
