@@ -5,12 +5,42 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 # A victim is the system that an attack queries: texts in, float32 logits [n_texts, n_classes] out.
 Victim = Callable[[Sequence[str]], NDArray[np.float32]]
+Row = NDArray[np.int64]  # the token ids of one text, special tokens included, not padded
+
+
+@runtime_checkable
+class TokenVictim(Protocol):
+    """A victim that can also be asked about token ids, and for gradients: what a model on this machine offers."""
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
+    def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """[n_rows, n_classes], one row of logits for each row of token ids."""
+
+    def pieces(self, parts: Sequence[str]) -> list[Row]:
+        """The token ids of each part of a text, without special tokens."""
+
+    def row(self, ids: Row) -> Row:
+        """The ids of a text's parts, cut to the model's length, with special tokens around."""
+
+    def gradients(self, texts: Sequence[str]) -> list[Gradient]:
+        """The gradient of the cross-entropy of each text's own prediction, at its word embeddings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """A gradient at the word embeddings of one text: ``values`` is [n_tokens, width], for the tokens ``ids``."""
+
+    ids: Row
+    tokens: tuple[str, ...]
+    values: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import robusweep
 
 PACKAGE = Path(robusweep.__file__).parent
 LAYERS = {
-    0: "errors spec examples record scores seeds cache hub front progress environment",
+    0: "errors spec examples record scores seeds cache queries packed hub front progress environment",
     1: "data model adapters tickets training mixing attacks analysis",
     2: "yaml_source recipe space",
     3: "assignment trial tracking",

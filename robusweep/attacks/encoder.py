@@ -1,8 +1,8 @@
-"""Sentence vectors from MiniLM-L6 (mean pooling, unit length), on the CPU, cached by text."""
+"""Sentence vectors from MiniLM-L6 (mean pooling, unit length), cached by text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from robusweep.attacks.resources import ENCODER
+from robusweep.examples import Row
+from robusweep.packed import pack
 
-TOKENS_PER_BATCH = 4096  # a forward pass is full
+TOKENS_PER_BATCH = 2048  # a forward pass is full
 MAX_TOKENS = 256  # what the encoder was trained with
-MAX_TOKENS_OF_A_WINDOW = 32  # about; what a batch is sized by
 CACHED = 2**16  # vectors of 1.5 kB
 
 
@@ -27,33 +28,57 @@ class SentenceEncoder:
         from transformers import AutoModel, AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        network = AutoModel.from_pretrained(folder, local_files_only=True).eval()
         dtype = torch.bfloat16 if bf16 else torch.float32
-        self._model = AutoModel.from_pretrained(folder, local_files_only=True).eval().to(device, dtype)
-        self._device = device
+        packed = pack(network, dtype) if device == "cpu" else None
+        self._means: Callable[[Sequence[Row]], torch.Tensor] = (
+            packed.mean if packed else _Padded(network.to(device, dtype), device)
+        )
         self._vectors: dict[str, NDArray[np.float32]] = {}
+        self.n_computed = 0  # texts that went through the network
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """[n_texts, 384], each row of length 1."""
+        if not texts:
+            return np.zeros((0, self.width), dtype=np.float32)
         known = self._vectors
-        new = sorted({text for text in texts if text not in known}, key=lambda text: (len(text), text))
-        per_batch = max(1, TOKENS_PER_BATCH // MAX_TOKENS_OF_A_WINDOW)
-        for start in range(0, len(new), per_batch):
-            batch = new[start : start + per_batch]
-            known.update(zip(batch, self._encode(batch), strict=True))
-        found = np.stack([known[text] for text in texts]) if texts else np.zeros((0, self.width), dtype=np.float32)
+        if new := list({text: None for text in texts if text not in known}):
+            known.update(zip(new, self._encode(new), strict=True))
+        found = np.stack([known[text] for text in texts])
         if len(known) > CACHED:
             known.clear()
         return found
 
     @torch.inference_mode()
-    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        tokens = tokens.to(self._device)
-        hidden = self._model(**tokens).last_hidden_state.float()
-        mask = tokens["attention_mask"].unsqueeze(-1)
-        vectors = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
-        found: NDArray[np.float32] = vectors.cpu().numpy()
-        return found
+    def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        ids = self._tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        rows = [np.asarray(row, dtype=np.int64) for row in ids]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        out = np.zeros((len(rows), self.width), dtype=np.float32)
+        begin = 0
+        while begin < len(order):
+            end = begin + max(1, TOKENS_PER_BATCH // len(rows[order[begin]]))
+            batch = order[begin:end]
+            means = self._means([rows[i] for i in batch]).float()
+            out[batch] = torch.nn.functional.normalize(means, dim=1).cpu().numpy()
+            begin = end
+        self.n_computed += len(rows)
+        return out
+
+
+class _Padded:
+    """Mean hidden states where the packed pass does not run."""
+
+    def __init__(self, network: torch.nn.Module, device: str) -> None:
+        self._network, self._device = network, device
+
+    def __call__(self, rows: Sequence[Row]) -> torch.Tensor:
+        lengths = torch.tensor([len(row) for row in rows], device=self._device)
+        ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True)
+        mask = torch.arange(ids.shape[1], device=self._device) < lengths[:, None]
+        hidden = self._network(input_ids=ids.to(self._device), attention_mask=mask.long()).last_hidden_state.float()
+        means: torch.Tensor = (hidden * mask.unsqueeze(-1)).sum(1) / lengths[:, None]
+        return means
 
 
 @cache

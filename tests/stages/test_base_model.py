@@ -10,7 +10,7 @@ import pytest
 
 import robusweep.model as stage
 from robusweep.errors import MissingError
-from robusweep.model import BaseEncoder
+from robusweep.model import BaseEncoder, encoder
 
 Load = Callable[..., Any]
 
@@ -18,9 +18,9 @@ Load = Callable[..., Any]
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folders: dict[str, Path]) -> None:
     """A machine that reaches no hub, has nothing cached, and has the embedded encoder."""
-    monkeypatch.setattr(stage, "hub_reachable", lambda: False)
+    monkeypatch.setattr(encoder, "hub_reachable", lambda: False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(stage, "embedded_folder", lambda _name: folders["bert"])
+    monkeypatch.setattr(encoder, "embedded_folder", lambda _name: folders["bert"])
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_cached_a_reachable_a_local_and_an_embedded_model_need_no_stand_in(
     assert stage.resolve(named)[1] is not None  # begun, but no weights
     (snapshot / "model.safetensors").touch()
     assert stage.resolve(named) == (named, None)
-    monkeypatch.setattr(stage, "hub_reachable", lambda: True)
+    monkeypatch.setattr(encoder, "hub_reachable", lambda: True)
     assert stage.resolve(BaseEncoder(base="bert-base-uncased"))[1] is None
 
 

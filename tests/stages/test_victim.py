@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import robusweep.model as stage
+from robusweep.queries import QueryMemory
 
+victim_module = import_module("robusweep.model.victim")  # the package exports a function of the same name
 Load = Callable[..., Any]
 Shapes = list[tuple[int, int]]
 
@@ -35,13 +39,15 @@ def test_a_victim_answers_each_text_alike_alone_in_company_and_in_any_order(
     assert together.std(axis=0).min() > 0.01  # the answers do depend on the text
 
 
-def test_a_victim_pads_to_the_longest_text_of_a_batch_and_fills_its_token_budget(
+def test_a_padded_victim_fills_its_token_budget_and_pads_to_the_longest_text_of_a_batch(
     load_tiny: Load, random_texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "TOKENS_PER_BATCH", 100)
+    monkeypatch.setitem(victim_module.TOKENS_PER_BATCH, "cpu", 100)
     model = load_tiny()
+    packed = stage.victim(model, {}, precision="fp32")(random_texts)
+    monkeypatch.setattr("robusweep.packed.pack", lambda *_: None)
     shapes = watched(model)
-    stage.victim(model, {}, precision="fp32")(random_texts)
+    np.testing.assert_allclose(stage.victim(model, {}, precision="fp32")(random_texts), packed, atol=1e-5)
     lengths = sorted(len(row) for row in model.tokens(random_texts))
     assert sum(rows for rows, _ in shapes) == 200
     assert all(rows * tokens <= 100 for rows, tokens in shapes)
@@ -58,7 +64,7 @@ def test_a_text_longer_than_the_budget_still_gets_its_answer(load_tiny: Load, mo
     model = load_tiny()
     texts = ["w1 " * 30, "w2", "w3 " * 35]
     expected = stage.victim(model, {}, precision="fp32")(texts)
-    monkeypatch.setattr(stage, "TOKENS_PER_BATCH", 8)
+    monkeypatch.setitem(victim_module.TOKENS_PER_BATCH, "cpu", 8)
     np.testing.assert_allclose(stage.victim(model, {}, precision="fp32")(texts), expected, atol=1e-5)
 
 
@@ -123,3 +129,63 @@ def test_a_victim_answers_without_dropout_even_when_the_model_trains(load_tiny: 
     ask = stage.victim(model, {}, precision="fp32")
     np.testing.assert_array_equal(ask(["good w1 w2"]), ask(["good w1 w2"]))
     assert model.network.training
+
+
+def test_texts_that_were_asked_before_are_not_computed_again(load_tiny: Load, random_texts: list[str]) -> None:
+    ask = stage.victim(load_tiny(), {}, precision="fp32")
+    first = ask([*random_texts, *random_texts])
+    assert ask.n_computed == len({tuple(row) for row in load_tiny().tokens(random_texts)})
+    n_computed = ask.n_computed
+    np.testing.assert_array_equal(ask(random_texts[::-1])[::-1], first[:200])
+    np.testing.assert_array_equal(first[:200], first[200:])
+    assert ask.n_computed == n_computed
+
+
+def test_what_a_victim_has_answered_outlives_it(load_tiny: Load, random_texts: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "queries" / "a.bin"
+    first = stage.victim(load_tiny(), {}, precision="fp32", memory=QueryMemory(path))
+    expected = first(random_texts)
+    again = stage.victim(load_tiny(), {}, precision="fp32", memory=QueryMemory(path))
+    np.testing.assert_array_equal(again(random_texts), expected)
+    assert (first.n_computed > 0, again.n_computed) == (True, 0)
+
+
+def test_a_temperature_divides_the_logits_and_shares_what_is_known(load_tiny: Load, random_texts: list[str]) -> None:
+    ask = stage.victim(load_tiny(), {}, precision="fp32")
+    plain = ask(random_texts)
+    cooler = ask.tempered(4.0)
+    np.testing.assert_allclose(cooler(random_texts), plain / 4.0, rtol=1e-6)
+    assert cooler.n_computed == ask.n_computed
+    np.testing.assert_array_equal(cooler.tempered(None)(random_texts), plain)
+
+
+def test_parts_of_a_text_make_the_row_of_the_whole_text(family: str, load_tiny: Load, random_texts: list[str]) -> None:
+    model = load_tiny(family, max_tokens=20)
+    ask = stage.victim(model, {}, precision="fp32")
+    for text in random_texts[:50]:
+        parts = [part if i == 0 else f" {part}" for i, part in enumerate(text.split(" "))]
+        row = ask.row(np.concatenate(ask.pieces(parts)))
+        assert row.tolist() == model.tokens([text])[0]
+        np.testing.assert_array_equal(ask.logits([row]), ask([text]))
+
+
+def test_a_gradient_is_that_of_the_loss_of_the_prediction_at_the_word_embeddings(family: str, load_tiny: Load) -> None:
+    import torch
+
+    model = load_tiny(family)
+    ask = stage.victim(model, {}, precision="bf16").tempered(2.0)
+    text = "good w1 w2 bad"
+    (found,) = ask.gradients([text])
+    assert found.ids.tolist() == model.tokens([text])[0]
+    assert found.tokens[1] == "good"
+    assert found.values.shape == (6, 32)
+    embeddings = model.network.get_input_embeddings()(torch.from_numpy(found.ids)[None])
+    label = model.network(inputs_embeds=embeddings).logits.argmax(1)
+
+    @torch.no_grad()
+    def loss(shift: float) -> float:
+        moved = embeddings + shift * torch.from_numpy(found.values)
+        return float(torch.nn.functional.cross_entropy(model.network(inputs_embeds=moved).logits / 2.0, label))
+
+    slope = (loss(1e-2) - loss(-1e-2)) / 2e-2
+    assert slope == pytest.approx(float((found.values**2).sum()), rel=0.02)

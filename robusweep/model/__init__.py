@@ -1,0 +1,36 @@
+"""The model stage: a pre-trained encoder or a trained classifier with its tokenizer, and the victim made from it."""
+
+from __future__ import annotations
+
+from robusweep.model.encoder import (
+    EMBEDDED,
+    BaseEncoder,
+    Precision,
+    bf16_pays,
+    device_of,
+    embedded_folder,
+    identity,
+    resolve,
+    uses_bf16,
+)
+from robusweep.model.loading import TextModel, head_names, load, load_classifier, network_digest
+from robusweep.model.victim import ModelVictim, victim
+
+__all__ = [
+    "EMBEDDED",
+    "BaseEncoder",
+    "ModelVictim",
+    "Precision",
+    "TextModel",
+    "bf16_pays",
+    "device_of",
+    "embedded_folder",
+    "head_names",
+    "identity",
+    "load",
+    "load_classifier",
+    "network_digest",
+    "resolve",
+    "uses_bf16",
+    "victim",
+]

@@ -1,0 +1,217 @@
+"""The victim made from a model: texts or token ids in, logits out; nothing is padded without need or computed twice."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robusweep.examples import Gradient, Row
+from robusweep.queries import QueryMemory
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+    from robusweep.model.loading import TextModel
+
+TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}  # fill a forward pass: float32 from 1, bfloat16 from 2 thousand
+MAX_PIECES = 2**17  # parts of texts whose token ids are remembered
+Forward = Callable[[Sequence[Row]], "Tensor"]  # rows sorted by length -> [n_rows, n_classes]
+
+
+def victim(
+    model: TextModel,
+    parameters: Mapping[str, Tensor],
+    *,
+    precision: Literal["fp32", "bf16"],
+    memory: QueryMemory | None = None,
+) -> ModelVictim:
+    """The system that an attack queries: the model with these parameters put in place. It owns its copy.
+
+    ``memory`` holds what this very victim has answered before; its answers come from there.
+    """
+    import torch
+
+    network = copy.deepcopy(model.network).float().eval()
+    own = dict(network.named_parameters())
+    with torch.no_grad():
+        for name, value in parameters.items():
+            own[name].copy_(value)
+    return ModelVictim(model, network, precision=precision, memory=QueryMemory() if memory is None else memory)
+
+
+class ModelVictim:
+    """A model as a ``TokenVictim``.
+
+    Texts are grouped by length into batches of about ``TOKENS_PER_BATCH`` tokens. On a CPU nothing is padded and the
+    last layer computes the first token alone, where the architecture is one that ``robusweep.packed`` knows; elsewhere
+    a batch is padded to its longest text. With ``bf16`` the weights are held in bfloat16.
+    """
+
+    def __init__(
+        self, model: TextModel, network: nn.Module, *, precision: Literal["fp32", "bf16"], memory: QueryMemory
+    ) -> None:
+        self._model, self._network = model, network
+        self._asked = _Asked(model, network, precision, memory)
+        self._pieces: dict[str, Row] = {}
+        self._around = _special_tokens(model.tokenizer)
+        self._temperature = 1.0
+
+    def tempered(self, temperature: float | None) -> ModelVictim:
+        """The same predictions with logits divided by the temperature; all else is shared."""
+        found = copy.copy(self)
+        found._temperature = 1.0 if temperature is None else temperature
+        return found
+
+    @property
+    def n_computed(self) -> int:
+        """How many rows went through the network; the others were remembered."""
+        return self._asked.n_computed
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """[n_texts, n_classes], float32."""
+        return self.logits([np.asarray(ids, dtype=np.int64) for ids in self._model.tokens(texts)])
+
+    def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """[n_rows, n_classes], float32; equal rows have equal logits."""
+        return self._asked.answers(rows) * np.float32(1.0 / self._temperature)
+
+    def pieces(self, parts: Sequence[str]) -> list[Row]:
+        """The token ids of each part of a text, without special tokens."""
+        new = [part for part in dict.fromkeys(parts) if part not in self._pieces]
+        if len(self._pieces) + len(new) > MAX_PIECES:
+            self._pieces.clear()
+            new = list(dict.fromkeys(parts))
+        if new:
+            ids = self._model.tokenizer(new, add_special_tokens=False)["input_ids"]
+            self._pieces.update((part, np.asarray(row, dtype=np.int64)) for part, row in zip(new, ids, strict=True))
+        return [self._pieces[part] for part in parts]
+
+    def row(self, ids: Row) -> Row:
+        """The ids of a text's parts, cut to the model's length, with special tokens around."""
+        before, after = self._around
+        return np.concatenate([before, ids[: self._model.max_tokens - len(before) - len(after)], after])
+
+    def gradients(self, texts: Sequence[str]) -> list[Gradient]:
+        """The gradient of the cross-entropy of each text's own prediction at its word embeddings, in float32."""
+        import torch
+
+        network: Any = self._network
+        found = []
+        for ids in self._model.tokens(texts):
+            row = torch.tensor([ids], device=self._model.device)
+            embedded = network.get_input_embeddings()(row).detach().requires_grad_(True)
+            logits = network(inputs_embeds=embedded).logits / self._temperature
+            loss = torch.nn.functional.cross_entropy(logits, logits.argmax(dim=1))
+            (values,) = torch.autograd.grad(loss, embedded)
+            tokens = tuple(self._model.tokenizer.convert_ids_to_tokens(ids))
+            found.append(Gradient(np.asarray(ids, dtype=np.int64), tokens, values[0].cpu().numpy()))
+        return found
+
+
+class _Asked:
+    """The network and what it has answered."""
+
+    def __init__(
+        self, model: TextModel, network: nn.Module, precision: Literal["fp32", "bf16"], memory: QueryMemory
+    ) -> None:
+        self._n_classes, self._memory = len(model.label_names), memory
+        self._tokens_per_batch = TOKENS_PER_BATCH[model.device.split(":")[0]]
+        self._forward, self._padded = _forward(network, model, precision)
+        self.n_computed = 0
+
+    def answers(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        if not rows:
+            return np.zeros((0, self._n_classes), dtype=np.float32)
+        keys = [blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+        known = self._memory.recall(keys)
+        new = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
+        order = sorted(new, key=lambda key: len(new[key]))
+        for batch in self._batches(order, new):
+            logits = self._forward([new[key] for key in batch]).float().cpu().numpy()
+            self.n_computed += len(batch)
+            known.update(zip(batch, logits, strict=True))
+            self._memory.remember(batch, logits)
+        return np.stack([known[key] for key in keys])
+
+    def _batches(self, order: Sequence[bytes], rows: Mapping[bytes, Row]) -> list[list[bytes]]:
+        """Keys in the same order, in groups of at most ``TOKENS_PER_BATCH`` computed tokens."""
+        batches: list[list[bytes]] = []
+        n_tokens = 0
+        for key in order:
+            length = len(rows[key])
+            n_tokens = (len(batches[-1]) + 1) * length if batches and self._padded else n_tokens + length
+            if not batches or n_tokens > self._tokens_per_batch:
+                batches.append([])
+                n_tokens = length
+            batches[-1].append(key)
+        return batches
+
+
+def _forward(network: nn.Module, model: TextModel, precision: Literal["fp32", "bf16"]) -> tuple[Forward, bool]:
+    """(the pass over one batch, whether it pads)."""
+    import torch
+
+    from robusweep.packed import pack
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    encoder = pack(network, dtype) if model.device == "cpu" else None
+    read = _head(network, dtype)
+    if encoder is not None and read is not None:
+        return torch.inference_mode()(lambda rows: read(encoder.first(rows))), False
+    cast = network if precision == "fp32" else copy.deepcopy(network).to(dtype)
+
+    @torch.inference_mode()
+    def padded(rows: Sequence[Row]) -> Tensor:
+        longest = max(map(len, rows))
+        ids = torch.tensor([[*row, *[model.pad_id] * (longest - len(row))] for row in rows], device=model.device)
+        lengths = torch.tensor([len(row) for row in rows], device=model.device)
+        mask = (torch.arange(longest, device=model.device) < lengths[:, None]).long()
+        logits: Tensor = cast(input_ids=ids, attention_mask=mask).logits
+        return logits
+
+    return padded, True
+
+
+def _head(network: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+    """First tokens [n, hidden] -> logits [n, n_classes], for the architectures of ``robusweep.packed``; else None."""
+    import torch
+
+    from robusweep.packed import MIN_ROWS
+
+    kind = type(network).__name__
+    if kind == "BertForSequenceClassification":
+        parts = [network.bert.pooler, network.classifier]
+    elif kind == "DistilBertForSequenceClassification":
+        parts = [network.pre_classifier, network.classifier]
+    elif kind.removesuffix("ForSequenceClassification") in {"Roberta", "XLMRoberta", "Camembert", "Electra"}:
+        parts = [network.classifier]
+    else:
+        return None
+    own = [copy.deepcopy(part).to(dtype) for part in parts]
+
+    def read(first: Tensor) -> Tensor:
+        n = len(first)
+        first = torch.nn.functional.pad(first, (0, 0, 0, max(0, MIN_ROWS - n)))
+        if kind.startswith("DistilBert"):
+            logits: Tensor = own[1](torch.relu(own[0](first)))
+        elif kind.startswith("Bert"):
+            logits = own[1](own[0](first[:, None]))  # the pooler reads the first of a sequence of tokens
+        else:
+            logits = own[0](first[:, None])
+        return logits[:n]
+
+    return read
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[Row, Row]:
+    """The ids that the tokenizer puts before and after a text."""
+    bare, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    begin = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+    return np.asarray(whole[:begin], dtype=np.int64), np.asarray(whole[begin + len(bare) :], dtype=np.int64)

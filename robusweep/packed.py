@@ -1,0 +1,257 @@
+"""A forward pass without padding: the tokens of many texts in one row, for BERT, RoBERTa, ELECTRA and DistilBERT.
+
+Linear maps see real tokens only; attention runs once for each group of texts of equal length, without a mask. Where
+only a text's first token is read, the last layer computes that token alone. Both are exact: what comes out differs
+from the model's own forward pass by rounding. A text's result does not depend on what else is in a batch, as long as
+the machine's matrix product treats each row alike; ``MIN_ROWS`` keeps it from the special cases for a few rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robusweep.examples import Row
+
+Affine = tuple[Tensor, Tensor | None]  # weight and bias of a linear map
+Norm = tuple[Tensor, Tensor, float]  # weight, bias and epsilon of a LayerNorm
+Embed = Callable[[Sequence[Row]], Tensor]  # rows -> [n_tokens, hidden]
+
+MIN_ROWS = 16  # matrix products of fewer rows take other kernels, which round differently
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+TOLERANCE = 1e-4  # of a hidden state against the model's own; on a CPU it is about 1e-6
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The weights of one transformer layer whose LayerNorms follow the residual connections."""
+
+    qkv: Affine  # query, key and value maps, one below the other
+    output: Affine
+    attention_norm: Norm
+    up: Affine
+    down: Affine
+    output_norm: Norm
+    n_heads: int
+    activation: Callable[[Tensor], Tensor]
+
+    @property
+    def width(self) -> int:
+        """Rows of the query map: fewer than the hidden size where heads were removed."""
+        return self.qkv[0].shape[0] // 3
+
+
+@dataclass(frozen=True)
+class Span:
+    """Neighbouring rows of equal length: rows ``first`` to ``first + n``, tokens ``begin`` to ``end``."""
+
+    begin: int
+    end: int
+    n: int
+    length: int
+    first: int
+
+
+class PackedEncoder:
+    """The encoder of a network in ``dtype``. The rows of a call are sorted by length, and none is empty."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+        base: Any = network.base_model
+        read = _distilbert if base.config.model_type == "distilbert" else _bert
+        self._embed, self._layers = read(base, dtype)
+
+    @torch.inference_mode()
+    def first(self, rows: Sequence[Row]) -> Tensor:
+        """[n_rows, hidden]: the last hidden state of each row's first token."""
+        x, spans = self._embed(rows), _spans([len(row) for row in rows])
+        for layer in self._layers[:-1]:
+            x = _layer(layer, x, spans)
+        return _first_tokens(self._layers[-1], x, spans)
+
+    @torch.inference_mode()
+    def mean(self, rows: Sequence[Row]) -> Tensor:
+        """[n_rows, hidden]: the mean of the last hidden state over each row's tokens."""
+        x, spans = self._embed(rows), _spans([len(row) for row in rows])
+        for layer in self._layers:
+            x = _layer(layer, x, spans)
+        return torch.cat([x[s.begin : s.end].view(s.n, s.length, -1).mean(dim=1) for s in spans])
+
+
+def pack(network: nn.Module, dtype: torch.dtype = torch.float32) -> PackedEncoder | None:
+    """The packed encoder of a network, or None where it is of another make or would give another result.
+
+    ``network`` is in float32, in eval mode and on the CPU.
+    """
+    config: Any = getattr(network, "config", None)
+    if getattr(config, "model_type", None) not in FAMILIES or getattr(config, "is_decoder", False):
+        return None
+    if getattr(config, "position_embedding_type", "absolute") != "absolute":
+        return None
+    try:
+        packed = PackedEncoder(network)
+    except AttributeError:  # a layer holds something else: an adapter, a quantised map
+        return None
+    rows = [np.arange(3, 3 + n) % config.vocab_size for n in (2, 7, 7, 19)]
+    base: Any = network.base_model
+    with torch.inference_mode():
+        expected = torch.stack([base(input_ids=torch.from_numpy(row)[None])[0][0, 0] for row in rows])
+    if not torch.allclose(packed.first(rows), expected, atol=TOLERANCE, rtol=TOLERANCE):
+        return None
+    return packed if dtype == torch.float32 else PackedEncoder(network, dtype)
+
+
+# --------------------------------------------------------------------------------------------- the pass
+def _spans(lengths: Sequence[int]) -> list[Span]:
+    found: list[Span] = []
+    first = begin = 0
+    while first < len(lengths):
+        n = 1
+        while first + n < len(lengths) and lengths[first + n] == lengths[first]:
+            n += 1
+        end = begin + n * lengths[first]
+        found.append(Span(begin, end, n, lengths[first], first))
+        first, begin = first + n, end
+    return found
+
+
+def _linear(x: Tensor, affine: Affine) -> Tensor:
+    """The linear map of [n, in]; a few rows are computed in the company of zeros."""
+    missing = MIN_ROWS - len(x)
+    if missing <= 0:
+        return F.linear(x, *affine)
+    return F.linear(F.pad(x, (0, 0, 0, missing)), *affine)[: len(x)]
+
+
+def _normed(x: Tensor, norm: Norm) -> Tensor:
+    weight, bias, epsilon = norm
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, epsilon)
+
+
+def _layer(layer: Layer, x: Tensor, spans: Sequence[Span]) -> Tensor:
+    """[n_tokens, hidden] -> the same, one layer later."""
+    qkv = _linear(x, layer.qkv)
+    mixed = qkv.new_empty(len(x), layer.width)
+    for s in spans:
+        q, k, v = qkv[s.begin : s.end].view(s.n, s.length, 3, layer.n_heads, -1).permute(2, 0, 3, 1, 4)
+        heads = F.scaled_dot_product_attention(q, k, v)
+        mixed[s.begin : s.end].view(s.n, s.length, layer.n_heads, -1).copy_(heads.transpose(1, 2))
+    return _after_attention(layer, mixed, x)
+
+
+def _first_tokens(layer: Layer, x: Tensor, spans: Sequence[Span]) -> Tensor:
+    """[n_tokens, hidden] -> [n_rows, hidden]: the layer's output at each row's first token."""
+    (weight, bias), width = layer.qkv, layer.width
+    queries = weight[:width], None if bias is None else bias[:width]
+    keys_values = weight[width:], None if bias is None else bias[width:]
+    kv = _linear(x, keys_values)
+    x = x[torch.cat([torch.arange(s.begin, s.end, s.length) for s in spans])]
+    query = _linear(x, queries)
+    mixed = torch.empty_like(query)
+    for s in spans:
+        k, v = kv[s.begin : s.end].view(s.n, s.length, 2, layer.n_heads, -1).permute(2, 0, 3, 1, 4)
+        q = query[s.first : s.first + s.n].view(s.n, layer.n_heads, 1, -1)
+        mixed[s.first : s.first + s.n] = F.scaled_dot_product_attention(q, k, v).reshape(s.n, width)
+    return _after_attention(layer, mixed, x)
+
+
+def _after_attention(layer: Layer, mixed: Tensor, x: Tensor) -> Tensor:
+    x = _normed(_linear(mixed, layer.output) + x, layer.attention_norm)
+    wide = layer.activation(_linear(x, layer.up))
+    return _normed(_linear(wide, layer.down) + x, layer.output_norm)
+
+
+# ------------------------------------------------------------------------------------------ the weights
+def _bert(base: Any, dtype: torch.dtype) -> tuple[Embed, list[Layer]]:
+    """BERT, RoBERTa and ELECTRA, which name their parts alike."""
+    embeddings, offset = base.embeddings, 0
+    words = _cast(embeddings.word_embeddings.weight, dtype)
+    places = _cast(embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0], dtype)
+    norm = _norm(embeddings.LayerNorm, dtype)
+    projection = getattr(base, "embeddings_project", None)
+    projected = None if projection is None else _affine(projection, dtype)
+    pad = embeddings.position_embeddings.padding_idx  # RoBERTa numbers positions from here, and skips padding
+    if pad is not None:
+        offset = pad + 1
+
+    def embed(rows: Sequence[Row]) -> Tensor:
+        numbered = [_positions(row, pad, offset) for row in rows]
+        x = _normed(words[_joined(rows)] + places[_joined(numbered)], norm)
+        return x if projected is None else _linear(x, projected)
+
+    return embed, [_bert_layer(layer, dtype) for layer in base.encoder.layer]
+
+
+def _positions(row: Row, pad: int | None, offset: int) -> Row:
+    if pad is None:
+        return np.arange(len(row))
+    real = row != pad
+    return np.where(real, np.cumsum(real) - 1 + offset, pad)
+
+
+def _bert_layer(layer: Any, dtype: torch.dtype) -> Layer:
+    attention, out = layer.attention.self, layer.attention.output
+    return Layer(
+        qkv=_stacked([attention.query, attention.key, attention.value], dtype),
+        output=_affine(out.dense, dtype),
+        attention_norm=_norm(out.LayerNorm, dtype),
+        up=_affine(layer.intermediate.dense, dtype),
+        down=_affine(layer.output.dense, dtype),
+        output_norm=_norm(layer.output.LayerNorm, dtype),
+        n_heads=attention.num_attention_heads,
+        activation=layer.intermediate.intermediate_act_fn,
+    )
+
+
+def _distilbert(base: Any, dtype: torch.dtype) -> tuple[Embed, list[Layer]]:
+    embeddings = base.embeddings
+    words = _cast(embeddings.word_embeddings.weight, dtype)
+    places = _cast(embeddings.position_embeddings.weight, dtype)
+    norm = _norm(embeddings.LayerNorm, dtype)
+
+    def embed(rows: Sequence[Row]) -> Tensor:
+        return _normed(words[_joined(rows)] + places[_joined([np.arange(len(row)) for row in rows])], norm)
+
+    return embed, [_distilbert_layer(layer, dtype) for layer in base.transformer.layer]
+
+
+def _distilbert_layer(layer: Any, dtype: torch.dtype) -> Layer:
+    attention = layer.attention
+    return Layer(
+        qkv=_stacked([attention.q_lin, attention.k_lin, attention.v_lin], dtype),
+        output=_affine(attention.out_lin, dtype),
+        attention_norm=_norm(layer.sa_layer_norm, dtype),
+        up=_affine(layer.ffn.lin1, dtype),
+        down=_affine(layer.ffn.lin2, dtype),
+        output_norm=_norm(layer.output_layer_norm, dtype),
+        n_heads=attention.n_heads,
+        activation=layer.ffn.activation,
+    )
+
+
+def _joined(rows: Sequence[Row]) -> Tensor:
+    return torch.from_numpy(np.concatenate(rows))
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to(dtype)
+
+
+def _affine(linear: Any, dtype: torch.dtype) -> Affine:
+    if type(linear) is not nn.Linear:
+        raise AttributeError(f"{type(linear).__name__} is not a plain linear map")
+    return _cast(linear.weight, dtype), None if linear.bias is None else _cast(linear.bias, dtype)
+
+
+def _stacked(linears: Sequence[Any], dtype: torch.dtype) -> Affine:
+    weights, biases = zip(*(_affine(linear, dtype) for linear in linears), strict=True)
+    return torch.cat(weights), None if biases[0] is None else torch.cat(biases)
+
+
+def _norm(norm: Any, dtype: torch.dtype) -> Norm:
+    return _cast(norm.weight, dtype), _cast(norm.bias, dtype), norm.eps
