@@ -13,11 +13,11 @@ import robusweep
 
 PACKAGE = Path(robusweep.__file__).parent
 LAYERS = {
-    0: "errors spec examples record scores seeds cache queries packed hub front progress environment",
+    0: "errors spec examples record scores seeds cache queries packed race hub front progress environment",
     1: "data model adapters tickets training mixing attacks analysis",
     2: "yaml_source recipe space",
-    3: "assignment trial tracking",
-    4: "sweep report catalogue plan export",
+    3: "assignment scoring trial tracking evaluate",
+    4: "sweep report catalogue plan compare export",
     5: "cli display __main__",
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
