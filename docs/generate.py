@@ -1,6 +1,7 @@
 """Write the parts of the documentation that follow from the code.
 
-python docs/generate.py           writes docs/recipe.md, docs/commands.md and the marked blocks of README.md
+python docs/generate.py           writes docs/recipe.md, docs/commands.md and the marked blocks of README.md and
+                                  docs/resources.md
 python docs/generate.py --check   writes nothing; exits 1 when one of them is stale
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from inspect import cleandoc
 from pathlib import Path
 from types import NoneType
@@ -19,10 +21,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer.main import get_command
 
-from robusweep.attacks import PROTOCOLS
+from robusweep.attacks import PROTOCOLS, attack_kinds
+from robusweep.attacks.originals import LanguageModel, Never, OriginalRecipe
+from robusweep.attacks.protocol import FOLDER, ChangedProtocol, Protocol
 from robusweep.catalogue import FAMILIES, kinds
 from robusweep.cli import app
+from robusweep.race import Race
 from robusweep.recipe import Recipe
+from robusweep.record import FLAGS
 from robusweep.space import Dimension
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,17 +36,8 @@ NOTE = "<!-- Written by docs/generate.py from the code. Do not edit. -->\n"
 LENGTHS = ("min_length", "max_length")
 BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-# Block of a recipe -> the family of kinds that may stand there, as `robusweep ls` names it.
-KINDS_AT = {
-    "data": "data",
-    "adapter": "adapters",
-    "train": "methods",
-    "mix": "mixers",
-    "attacks.known": "attacks",
-    "search.sampler": "samplers",
-}
-
-# What a key means, by the class that defines it. `Field(description=...)` in the class itself comes first.
+# What a key means, by the class that defines it, or a base of that class when several kinds share a key.
+# `Field(description=...)` in the class itself comes first.
 MEANINGS = {
     "Recipe.version": "Version of the format.",
     "Recipe.name": "Name of the run: its folder is `runs/<name>`, its MLflow experiment `robusweep/<name>`.",
@@ -103,11 +100,52 @@ MEANINGS = {
     "AdpMixup.weighting": "`fixed`: one weight for every text.",
     "AdpMixup.weight": "Share of the adversarial adapters: 0 is the clean one, 1 the (mean) adversarial one.",
     "DeepWordBug.max_edit_distance": "Levenshtein distance in characters, over the whole text.",
-    "Suite.protocol": "What attacks may change and ask; see [Protocols](#protocols).",
+    "TextFoolerWordNet.lazy": "Ask the model about all candidates of a word first, and measure similarity from the "
+    "most damaging one down: fewer sentence vectors, more queries, and the same texts unless a budget ends the search. "
+    "Has no effect under `library_default_v1`.",
+    "Pruthi.max_words": "Words that may change; the protocol's share holds too.",
+    "HotFlipWordNet.beam": "Texts that are kept after each flip.",
+    "HotFlipWordNet.flips": "Flips of each kept text that the model is asked about, the most promising ones.",
+    "HotFlipWordNet.max_words": "Words that may change; the protocol's share holds too.",
+    "HardLabelWordNet.restarts": "Random walks from the unchanged text before the search gives up.",
+    "Attack.population": "Texts that are held at once: a generation, or a swarm.",
+    "Attack.max_iterations": "Generations, or steps of the swarm.",
+    "Attack.language_model": "The model that proposes or accepts words: a folder saved by `save_pretrained` (relative "
+    "to the recipe when it begins with `./` or `../`), or a name that the hub's cache holds. Nothing is downloaded.",
+    "OriginalRecipe.stand_in": "What runs in its place, with a notice, where its resources are missing. Null refuses.",
+    "Suite.protocol": "What attacks may change and ask: a name, or a block that changes rules; see "
+    "[Protocols](#protocols).",
     "Suite.known": "Attacks that score and select. An entry is a kind (`pwws`) or a block (`{kind: pwws}`).",
     "Suite.held_out": "Attacks that are reported apart and select nothing.",
     "Suite.n_examples": "Validation examples that are attacked, the same for every point. At most `data.n_validation`.",
     "Suite.calibrate": "Divide logits by a temperature fitted on the calibration split before attacking.",
+    "Suite.replay": "Texts that an attack found against one point of a trial are tried on its other points, too. Part "
+    "of the protocol hash: rates with and without it are not compared.",
+    "Suite.race": "Stop attacking points that others dominate: a block (below), or `{}` for its defaults. The sweep "
+    "may have the objectives `clean_accuracy` and `robust_accuracy` only, both to be maximised.",
+    "Race.error": "Bound on the chance that the race of one trial stops any point in favour of one that is not more "
+    "robust.",
+    "Race.first": "Examples before the first comparison.",
+    "Race.growth": "The number of examples grows by this factor from one comparison to the next.",
+    "ChangedProtocol.base": "The shipped protocol whose rules hold where no other is given.",
+    "ChangedProtocol.max_words_changed": "Share of a text's words that may change, rounded down; one word may always "
+    "change.",
+    "ChangedProtocol.long_text_words": "From so many words on a text is long, and `max_words_changed_long` holds for "
+    "it. Both or neither.",
+    "ChangedProtocol.max_words_changed_long": "The share for long texts.",
+    "ChangedProtocol.max_candidates": "Replacements that are tried for one word.",
+    "ChangedProtocol.min_similarity": "Least cosine of MiniLM sentence vectors of original and changed text, block by "
+    "block: the lowest block counts. Not for attacks that edit characters only.",
+    "ChangedProtocol.similarity_block": "A text is cut into equal blocks of about so many words; each block with a "
+    "change is compared by itself. Null compares whole texts.",
+    "ChangedProtocol.same_part_of_speech": "A replacement has the part of speech of the word it replaces. Not for "
+    "attacks that edit characters only.",
+    "ChangedProtocol.query_budget": "Texts that an attack may ask about for one example, counted as TextAttack does: a "
+    "number, or `candidates_x_words` (`max_candidates` times the words of the text). Null: no limit.",
+    "ChangedProtocol.no_stop_words": "Function words (the, of, not) stay as they are, in upper case and in lower case.",
+    "ChangedProtocol.no_repeat": "A word that was changed is not changed again.",
+    "Protocol.library_constraints": "Each attack keeps the constraints of its own TextAttack recipe; no other rule of "
+    "the protocol holds. Can't be changed by a block.",
     "Search.space": "YAML file of the search space, relative to the recipe.",
     "Search.sampler": "Who proposes the next trial.",
     "Search.objectives": "What is optimised: one to four. `metric` is `clean_accuracy`, `robust_accuracy`, "
@@ -147,10 +185,11 @@ def owner(cls: type[BaseModel], key: str) -> type[BaseModel]:
 def meaning(cls: type[BaseModel], key: str, field: FieldInfo) -> str:
     if field.description:
         return field.description
-    name = f"{owner(cls, key).__name__}.{key}"
-    if name not in MEANINGS:
-        sys.exit(f"{name} has no meaning yet: give it Field(description=...), or a line in MEANINGS of {__file__}")
-    return MEANINGS[name]
+    names = [f"{base.__name__}.{key}" for base in (owner(cls, key), *cls.__mro__)]
+    found = next((name for name in names if name in MEANINGS), None)
+    if found is None:
+        sys.exit(f"{names[0]} has no meaning yet: give it Field(description=...), or a line in MEANINGS of {__file__}")
+    return MEANINGS[found]
 
 
 def is_block(annotation: Any) -> bool:
@@ -224,9 +263,8 @@ def block_section(path: str, cls: type[BaseModel]) -> str:
     return f"## `{path}`\n\n{prose(cls)}\n{key_table(cls, list(cls.model_fields))}"
 
 
-def family_section(path: str, family: str) -> str:
+def family_section(path: str, members: Mapping[str, type[BaseModel]]) -> str:
     """The kinds of a family: first the keys that all of them share, then each kind with its own."""
-    members = kinds(FAMILIES[family])
     parts = [f"## `{path}`\n\nOne block with a `kind`: {', '.join(f'`{kind}`' for kind in members)}.\n"]
     bases = {owner(cls, key) for cls in members.values() for key in cls.model_fields if key != "kind"}
     shared = [b for b in bases if b not in members.values() and all(issubclass(c, b) for c in members.values())]
@@ -252,12 +290,82 @@ def inner_blocks(cls: type[BaseModel], keys: list[str]) -> list[type[BaseModel]]
     return [block for key in keys for block in within(cls.model_fields[key].annotation)]
 
 
+def attack_section() -> str:
+    """The attacks; those that are TextAttack's recipes share their one key, and come together at the end."""
+    members = kinds(FAMILIES["attacks"])
+    originals = {kind: cls for kind, cls in members.items() if issubclass(cls, OriginalRecipe)}
+    own = {kind: cls for kind, cls in members.items() if kind not in originals}
+    first = next(iter(originals.values()))
+    return "\n".join(
+        [
+            family_section("attacks.known", own).replace("## `attacks.known`", "## An entry of `attacks`", 1),
+            f"### TextAttack's recipes with their own resources\n\n{prose(OriginalRecipe)}",
+            f"Each has one key, `stand_in`. {meaning(first, 'stand_in', first.model_fields['stand_in'])} "
+            "The default is that of this table. [resources.md](resources.md) says how to get the resources.\n",
+            original_rows(),
+        ]
+    )
+
+
 def protocol_section() -> str:
-    parts = [f"## Protocols\n\n{prose(type(next(iter(PROTOCOLS.values()))))}"]
-    rows = ["| rule | " + " | ".join(f"`{name}`" for name in PROTOCOLS) + " |", "| --- " * (len(PROTOCOLS) + 1) + "|"]
-    dumped = [protocol.model_dump(mode="json", exclude={"name"}) for protocol in PROTOCOLS.values()]
-    rows += [f"| `{rule}` | " + " | ".join(flow(d[rule]) for d in dumped) + " |" for rule in dumped[0]]
-    return "\n".join([*parts, *rows]) + "\n"
+    """The rules with their values in each shipped protocol, then the files that these come from."""
+    names = ["rule", "type", "meaning", *(f"`{name}`" for name in PROTOCOLS)]
+    rows = [f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
+    dumped = [protocol.model_dump(mode="json") for protocol in PROTOCOLS.values()]
+    for rule, field in Protocol.model_fields.items():
+        if rule != "name":
+            said = meaning(ChangedProtocol if rule in ChangedProtocol.model_fields else Protocol, rule, field)
+            kind = type_text(field.annotation) + bounds_text(field)
+            rows.append(f"| `{rule}` | {kind} | {said} | {' | '.join(flow(d[rule]) for d in dumped)} |")
+    return "\n".join(
+        [
+            "## Protocols\n",
+            prose(Protocol),
+            "`attacks.protocol` is a name, or a block: `base` names a shipped protocol, and each other key replaces "
+            "that one rule. A key that is left out keeps the rule of `base`. The name of the result says what was "
+            "changed, as in `standard_v1+max_candidates=20`, and its hash is another. A new `max_words_changed` holds "
+            "for texts of every length, unless the rule for long ones is given too. The same on the command line of "
+            "`robusweep attack`: `--protocol standard_v1 --set max_candidates=20`.\n",
+            "\n".join(rows) + "\n",
+            "The files, with the reasons for their numbers:\n",
+            *(f"```yaml\n{path.read_text(encoding='utf-8')}```\n" for path in sorted(FOLDER.glob("*.yaml"))),
+        ]
+    )
+
+
+def attack_rows() -> str:
+    """What differs from the paper, for each attack that is not TextAttack's recipe with its own resources."""
+    rows = ["| attack | edits | needs a model of yours | what differs |", "| --- | --- | --- | --- |"]
+    for kind, cls in attack_kinds().items():
+        if not issubclass(cls, OriginalRecipe):
+            needs = cls.model_validate({"kind": kind}).needs()
+            model = next((need.name for need in needs if isinstance(need, LanguageModel)), "")
+            rows.append(f"| `{kind}` | {EDITS[cls.level]} | {model} | {'; '.join(cls.substitutions)} |")
+    return "\n".join(rows) + "\n"
+
+
+EDITS = {"word": "words", "char": "characters", "mixed": "words and characters"}
+
+
+def original_rows() -> str:
+    """What each of TextAttack's recipes needs, and what stands in for it."""
+    rows = ["| attack | stand-in | needs |", "| --- | --- | --- |"]
+    for kind, cls in attack_kinds().items():
+        if issubclass(cls, OriginalRecipe):
+            needs = "; ".join(map(need_text, cls.own_resources))
+            rows.append(f"| `{kind}` | `{cls.model_fields['stand_in'].default}` | {needs} |")
+    return "\n".join(rows) + "\n"
+
+
+def need_text(need: Any) -> str:
+    if isinstance(need, Never):
+        return f"can't run anywhere: {need.why}"
+    return f"{need.name} `{need.source}`" if isinstance(need, LanguageModel) else str(need.name)
+
+
+def flag_rows() -> str:
+    rows = [f"| `{name}` | {what} |" for name, what in FLAGS.items()]
+    return "\n".join(["| flag | what it says |", "| --- | --- |", *rows]) + "\n"
 
 
 def recipe_page() -> str:
@@ -269,18 +377,21 @@ def recipe_page() -> str:
         "Relative paths are relative to the recipe's folder. `robusweep show RECIPE --resolved` prints a recipe with "
         "every default filled in; `robusweep schema` writes this page as JSON schema for an editor.\n",
         f"## The recipe\n\n{prose(Recipe)}\n{key_table(Recipe, list(fields))}",
-        family_section("data", "data"),
+        family_section("data", kinds(FAMILIES["data"])),
         block_section("model", inner_blocks(Recipe, ["model"])[0]),
-        family_section("adapter", "adapters"),
-        family_section("train", "methods").replace("## `train`", "## `train` and each entry of `adversarial`", 1),
-        family_section("mix", "mixers"),
+        family_section("adapter", kinds(FAMILIES["adapters"])),
+        family_section("train", kinds(FAMILIES["methods"])).replace(
+            "## `train`", "## `train` and each entry of `adversarial`", 1
+        ),
+        family_section("mix", kinds(FAMILIES["mixers"])),
         block_section("attacks", suite),
-        family_section("attacks.known", "attacks").replace("## `attacks.known`", "## An entry of `attacks`", 1),
+        block_section("attacks.race", Race),
+        attack_section(),
         protocol_section(),
         block_section("search", search),
         block_section("search.objectives", inner_blocks(search, ["objectives"])[0]),
         block_section("search.budget", inner_blocks(search, ["budget"])[0]),
-        family_section("search.sampler", "samplers"),
+        family_section("search.sampler", kinds(FAMILIES["samplers"])),
         block_section("resources", inner_blocks(Recipe, ["resources"])[0]),
         "## The search space\n\nA file of its own: dotted recipe keys, each with one dimension. Every key must exist "
         "in the recipe, and every corner of the space must be a valid recipe. Keys below `name`, `version`, `seed`, "
@@ -309,7 +420,7 @@ def commands_page() -> str:
         options = [p for p in command.params if p.param_type_name == "option"]
         usage = " ".join(["robusweep", name, *map(argument_text, arguments), *(["[OPTIONS]"] if options else [])])
         rows = [f"| `{argument_text(p)}` | {p.help or ''} | {given(p)} |" for p in arguments]
-        rows += [f"| `{', '.join(p.opts)}` | {p.help or ''} | {given(p)} |" for p in options]
+        rows += [f"| {', '.join(f'`{name}`' for name in names_of(p))} | {p.help or ''} | {given(p)} |" for p in options]
         table = "\n".join(["| argument, option | meaning | default |", "| --- | --- | --- |", *rows])
         parts.append(f"## `{name}`\n\n{one_line(command)}\n\n    {usage}\n\n{table}\n")
     return "\n".join(parts)
@@ -320,10 +431,17 @@ def argument_text(parameter: Any) -> str:
     return shown if parameter.required or shown.startswith("[") else f"[{shown}]"
 
 
+def names_of(option: Any) -> list[str]:
+    """The names of an option; one that is on by default is of use as its opposite only."""
+    return [*option.opts, *(option.secondary_opts if option.default is True else [])]
+
+
 def given(parameter: Any) -> str:
     if parameter.required:
         return "required"
-    return "" if parameter.default in (None, False) else f"`{parameter.default}`"
+    if parameter.default is True:
+        return "on"
+    return "" if parameter.default is None or parameter.default is False else f"`{parameter.default}`"
 
 
 def command_rows() -> str:
@@ -331,24 +449,26 @@ def command_rows() -> str:
     return "\n".join(["| command | what it does |", "| --- | --- |", *rows]) + "\n"
 
 
-def filled(readme: str) -> str:
-    """README.md with its marked blocks as they should be: the table of commands, and files of the repository."""
+TABLES = {"commands": command_rows, "attacks": attack_rows, "originals": original_rows, "flags": flag_rows}
+
+
+def filled(page: Path) -> str:
+    """A page with its marked blocks as they should be: tables that follow from the code, and files as they are."""
 
     def block(found: re.Match[str]) -> str:
         opening, what, closing = found.groups()
-        if what == "commands":
-            return f"{opening}{command_rows()}{closing}"
+        if what in TABLES:
+            return f"{opening}{TABLES[what]()}{closing}"
         return f"{opening}```yaml\n{(ROOT / what).read_text(encoding='utf-8')}```\n{closing}"
 
-    return BLOCK.sub(block, readme)
+    return BLOCK.sub(block, page.read_text(encoding="utf-8"))
 
 
 def pages() -> dict[Path, str]:
-    readme = ROOT / "README.md"
     return {
         ROOT / "docs/recipe.md": recipe_page(),
         ROOT / "docs/commands.md": commands_page(),
-        readme: filled(readme.read_text(encoding="utf-8")),
+        **{page: filled(page) for page in (ROOT / "README.md", ROOT / "docs/resources.md")},
     }
 
 

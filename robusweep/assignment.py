@@ -8,10 +8,12 @@ from typing import Any
 
 from robusweep import data as data_stage
 from robusweep import model as model_stage
+from robusweep.attacks import resolve as resolve_attack
 from robusweep.errors import MissingError
 from robusweep.examples import Dataset
+from robusweep.front import with_stand_ins
 from robusweep.mixing import AnyMixer
-from robusweep.recipe import Recipe
+from robusweep.recipe import Recipe, Suite
 from robusweep.record import StandIn
 from robusweep.spec import Spec
 
@@ -63,14 +65,34 @@ def resolved(recipe: Recipe) -> tuple[Recipe, list[StandIn]]:
     """
     data, data_stand_in = data_stage.resolve(recipe.data)
     model, model_stand_in = model_stage.resolve(recipe.model)
-    for attack in [*recipe.attacks.known, *recipe.attacks.held_out]:
-        if missing := attack.missing(recipe.attacks.constraints):
-            raise MissingError(f"attacks: {attack.kind!r} lacks {missing[0]}", hint="; ".join(missing[1:]) or None)
-    stand_ins = [stand_in for stand_in in (data_stand_in, model_stand_in) if stand_in]
+    suite, attack_stand_ins = _resolved_suite(recipe.attacks)
+    stand_ins = [stand_in for stand_in in (data_stand_in, model_stand_in, *attack_stand_ins) if stand_in]
     if not stand_ins:
         return recipe, []
-    settled = {"data": data.model_dump(mode="json"), "model": model.model_dump(mode="json")}
+    settled = {"data": data.model_dump(mode="json"), "model": model.model_dump(mode="json"), "attacks": suite}
+    if attack_stand_ins and recipe.search is not None:  # objectives that name an attack are read as its stand-in's
+        objectives = with_stand_ins(recipe.search.objectives, stand_ins)
+        settled["search"] = recipe.search.model_copy(update={"objectives": objectives}).model_dump(mode="json")
     return Recipe.model_validate_json(json.dumps(recipe.model_dump(mode="json") | settled)), stand_ins
+
+
+def _resolved_suite(suite: Suite) -> tuple[dict[str, Any], list[StandIn]]:
+    """The suite with stand-ins for attacks that can't run here. Raises ``MissingError`` when an attack has none."""
+    dumped, stand_ins = suite.model_dump(mode="json"), []
+    taken: set[str] = {attack.kind for attack in [*suite.known, *suite.held_out]}
+    for part in ("known", "held_out"):
+        for i, attack in enumerate(getattr(suite, part)):
+            used, stand_in = resolve_attack(attack, suite.constraints)
+            if stand_in is not None:
+                if used.kind in taken:
+                    raise MissingError(
+                        f"attacks.{part}.{i}: {attack.kind!r} can't run here, and {used.kind!r} in its place is listed",
+                        hint="list one of them, or give the attack what it lacks (robusweep doctor)",
+                    )
+                taken.add(used.kind)
+                dumped[part][i] = used.model_dump(mode="json")
+                stand_ins.append(stand_in)
+    return dumped, stand_ins
 
 
 def check_data(recipe: Recipe) -> Dataset:

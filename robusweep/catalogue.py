@@ -58,6 +58,7 @@ def catalogue(root: Path) -> dict[str, list[dict[str, Any]]]:
     }
     for family, union in FAMILIES.items():
         found[family] = [{"name": kind, "description": _summary(cls)} for kind, cls in kinds(union).items()]
+    found["attacks"] = [row | {"description": f"{row['description']}{_not_here(row)}"} for row in _attack_rows()]
     found["models"] = [
         {"name": name, "description": "embedded encoder, from a package"} for name in model_stage.EMBEDDED
     ] + [{"name": "any", "description": "a model hub name, or a folder with config.json and *.safetensors"}]
@@ -66,6 +67,19 @@ def catalogue(root: Path) -> dict[str, list[dict[str, Any]]]:
         for name, p in PROTOCOLS.items()
     ]
     return found
+
+
+def _attack_rows() -> list[dict[str, Any]]:
+    """Every attack; ``stand_in`` is one that can run here, or None."""
+    rows = describe_attacks()
+    here = {row["name"] for row in rows if row["available"]}
+    return [row | {"stand_in": row["stand_in"] if row["stand_in"] in here else None} for row in rows]
+
+
+def _not_here(row: dict[str, Any]) -> str:
+    if row["available"]:
+        return ""
+    return f" Not here: {row['stand_in']} runs in its place." if row["stand_in"] else " Not here: see robusweep doctor."
 
 
 def _summary(cls: type[BaseModel]) -> str:
@@ -185,8 +199,9 @@ def examine() -> list[dict[str, Any]]:
     for source in describe_sources():
         detail = source["summary"] if source["available"] else source["how_to_get"]
         rows.append(_row(f"data {source['kind']}", detail, ok=bool(source["available"]), required=False))
-    for attack in describe_attacks():
-        detail = attack["description"] if attack["available"] else "; ".join(attack["missing"])
+    for attack in _attack_rows():
+        runs = f"{attack['stand_in']} runs in its place; " if attack["stand_in"] else ""
+        detail = attack["description"] if attack["available"] else runs + "; ".join(attack["missing"])
         rows.append(_row(f"attack {attack['name']}", detail, ok=bool(attack["available"]), required=False))
     reachable = hub_reachable()
     hub = "reachable" if reachable else "can't be reached: recipes use their declared stand-ins, with a notice"

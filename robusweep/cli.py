@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from robusweep import __version__
-from robusweep.display import Display
+from robusweep.display import AttackDisplay, Display
 from robusweep.errors import EmptyFrontError, RobusweepError, UsageError, nearest
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ Root = Annotated[Path, typer.Option(help="Folder that holds runs/, cache/, mlflo
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON value on stdout; everything else goes to stderr.")]
 RunName = Annotated[str, typer.Argument(metavar="NAME", help="A run's name, or its folder.")]
 HERE = Path()
+DEFAULT_ATTACKS = ["deepwordbug", "textfooler", "pwws"]
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
 
 
@@ -165,6 +166,80 @@ def plan(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = Fals
         print(f"{key:26} {value}")
 
 
+@app.command()
+def attack(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder saved by save_pretrained, or a hub name.")],
+    data: Annotated[Path, typer.Option(help="Labelled texts: .csv, .tsv, .jsonl or .parquet.")],
+    attacks: Annotated[
+        list[str] | None,
+        typer.Option("--attack", help="An attack, such as pwws, or a block {kind: pwws}; may be given several times."),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Name of the column of the texts.")] = "text",
+    label_column: Annotated[str, typer.Option(help="Name of the column of the labels.")] = "label",
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Attack the first N rows; all when left out.")] = None,
+    protocol: Annotated[str, typer.Option(help="What attacks may change and ask (robusweep ls protocols).")] = (
+        "standard_v1"
+    ),
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a rule of the protocol.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Every random draw comes from this number.")] = 0,
+    calibrate: Annotated[
+        bool, typer.Option(help="Divide logits by a temperature fitted on rows that are not attacked.")
+    ] = True,
+    max_tokens: Annotated[int, typer.Option(min=8, help="Longer texts are cut.")] = 512,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16; successes are confirmed in fp32.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="File for one JSON line per example and attack.")] = None,
+    html: Annotated[Path | None, typer.Option(help="File for a page to browse the adversarial examples.")] = None,
+    fail_on_flags: Annotated[bool, typer.Option("--fail-on-flags", help="Exit with 6 when a number is doubtful.")] = (
+        False
+    ),
+    root: Root = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Attack a trained classifier: accuracy under attack, with intervals. A killed command goes on where it was."""
+    from robusweep.evaluate import attack_model, question_of
+    from robusweep.record import write_text
+
+    asked = question_of(
+        model,
+        data,
+        attacks or DEFAULT_ATTACKS,
+        protocol,
+        changes or [],
+        text_column=text_column,
+        label_column=label_column,
+        n=n,
+        seed=seed,
+        calibrate=calibrate,
+        max_tokens=max_tokens,
+        device=device,
+        precision=precision,
+        root=root,
+    )
+    with AttackDisplay() as display:
+        answer = attack_model(asked, say=display.say, on_start=display.start, on_outcome=display.outcome)
+    if out is not None:
+        write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in answer.lines()))
+    if html is not None:
+        from robusweep.report.browser import Attacked, Heading, browser_page
+
+        rows = [Attacked(**row) for row in answer.rows()]
+        write_text(html, browser_page(Heading(**answer.heading(asked)), rows))
+    if as_json:
+        _print_json(answer.summary(), one_line=True)
+    else:
+        from robusweep.report.terminal import attack_table
+
+        _print_wide(attack_table(answer.summary()))
+        for path in (out, html):
+            if path is not None:
+                print(path)
+    if answer.flags and fail_on_flags:
+        raise typer.Exit(6)
+
+
 @app.command(name="ls")
 def list_(
     what: Annotated[
@@ -284,6 +359,25 @@ def pareto(
 
 
 @app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN/POINT", help="A point, such as my-run/t003.01, or my-run/knee.")],
+    second: Annotated[str, typer.Argument(metavar="RUN/POINT", help="Another, scored under the same protocol.")],
+    root: Root = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two points on the same examples: the difference with its interval, and McNemar's exact test."""
+    from robusweep.compare import compare as compared
+
+    found = compared(root, first, second).as_json()
+    if as_json:
+        _print_json(found)
+    else:
+        from robusweep.report.terminal import comparison_table
+
+        _print_wide(comparison_table(found))
+
+
+@app.command()
 def report(name: RunName, root: Root = HERE) -> None:
     """Write report.html, report.md, report.json and the figures again from the records."""
     from robusweep.sweep.rebuild import rebuild_reports
@@ -349,12 +443,16 @@ def _print_json(value: Any, *, one_line: bool = False) -> None:
 
 
 def _print_front(points: list[Any], *, with_dominated: bool = False) -> None:
-    from rich.console import Console
-
     from robusweep.report.terminal import front_table
 
-    console = Console(width=max(100, shutil.get_terminal_size((120, 24)).columns))
-    console.print(front_table(points, with_dominated=with_dominated))
+    _print_wide(front_table(points, with_dominated=with_dominated))
+
+
+def _print_wide(table: Any) -> None:
+    """A table of rich, at least 100 columns wide also where the terminal is narrower, or none."""
+    from rich.console import Console
+
+    Console(width=max(100, shutil.get_terminal_size((120, 24)).columns)).print(table)
 
 
 def _rate(rate: Any) -> str:

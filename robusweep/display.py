@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.progress import Progress, TaskID
+
+    from robusweep.attacks import Attack
+    from robusweep.attacks.evaluation import Evaluation
+    from robusweep.record import AttackOutcome
 
 POLL_SECONDS = 2.0
 
@@ -88,3 +93,68 @@ class Display:
         for row in status.trials[-12:]:
             table.add_row(row.id, row.state, row.last)
         return Group(*map(Text, self._lines[-8:]), table)
+
+
+class AttackDisplay:
+    """Progress of ``robusweep attack`` on stderr: a bar for each attack on a terminal, a line at times elsewhere."""
+
+    def __init__(self, n_lines: int = 10) -> None:
+        self._terminal, self._n_lines = sys.stderr.isatty(), n_lines
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._counts: dict[str, list[int]] = {}  # attack -> [examples done, of them attacked, of them broken]
+        self._evaluation: Evaluation | None = None
+        self._began = time.monotonic()
+        self._n_examples = 0
+
+    def __enter__(self) -> AttackDisplay:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """One line."""
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def start(self, evaluation: Evaluation, n_examples: int) -> None:
+        """The first attack is about to begin."""
+        self._evaluation, self._n_examples, self._began = evaluation, n_examples, time.monotonic()
+        if self._terminal:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = [TextColumn("{task.description:24}"), BarColumn(), TextColumn("{task.completed}/{task.total}")]
+            columns += [TextColumn("{task.fields[standing]}"), TextColumn("{task.fields[speed]}")]
+            self._bars = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+            self._bars.start()
+
+    def outcome(self, attack: Attack, outcome: AttackOutcome) -> None:
+        """One more example is done."""
+        counted = self._counts.setdefault(attack.kind, [0, 0, 0])
+        counted[0] += 1
+        counted[1] += outcome.status != "misclassified"
+        counted[2] += outcome.status == "broken"
+        standing = f"{counted[2]} of {counted[1]} attacked are broken"
+        if self._bars is not None:
+            if attack.kind not in self._tasks:
+                self._tasks[attack.kind] = self._bars.add_task(
+                    attack.kind, total=self._n_examples, standing="", speed=""
+                )
+            self._bars.update(self._tasks[attack.kind], advance=1, standing=standing, speed=self._speed())
+        elif counted[0] % max(1, self._n_examples // self._n_lines) == 0 or counted[0] == self._n_examples:
+            self.say(
+                f"{attack.kind}: {counted[0]}/{self._n_examples}, {standing}, {self._speed()}{self._left(counted[0])}"
+            )
+
+    def _speed(self) -> str:
+        n_computed = self._evaluation.n_computed if self._evaluation else 0  # what is remembered costs nothing
+        return f"{n_computed / max(1e-3, time.monotonic() - self._began):.0f} queries/s"
+
+    def _left(self, done: int) -> str:
+        left = (time.monotonic() - self._began) / done * (self._n_examples - done)
+        return f", {left:.0f} s left" if len(self._counts) == 1 and left >= 1 else ""

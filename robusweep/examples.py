@@ -19,7 +19,21 @@ Row = NDArray[np.int64]  # the token ids of one text, special tokens included, n
 class TokenVictim(Protocol):
     """A victim that can also be asked about token ids, and for gradients: what a model on this machine offers."""
 
+    @property
+    def n_asked(self) -> int:
+        """How many texts were asked about, remembered ones included."""
+
+    @property
+    def n_computed(self) -> int:
+        """How many texts went through the network."""
+
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
+    def tempered(self, temperature: float | None) -> TokenVictim:
+        """The same predictions with logits divided by the temperature."""
+
+    def forgetful(self) -> TokenVictim:
+        """The same victim without its memory of earlier answers."""
 
     def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """[n_rows, n_classes], one row of logits for each row of token ids."""
@@ -27,8 +41,14 @@ class TokenVictim(Protocol):
     def pieces(self, parts: Sequence[str]) -> list[Row]:
         """The token ids of each part of a text, without special tokens."""
 
-    def row(self, ids: Row) -> Row:
-        """The ids of a text's parts, cut to the model's length, with special tokens around."""
+    def row(self, ids: Sequence[Row]) -> Row:
+        """The ids of a text's parts, joined, cut to the model's length, with special tokens around."""
+
+    def rows(self, texts: Sequence[str]) -> list[Row]:
+        """The token ids of each text, cut to the model's length, with special tokens around."""
+
+    def embeddings(self, ids: Row) -> NDArray[np.float32]:
+        """[n_ids, width]: the word embeddings of these token ids."""
 
     def gradients(self, texts: Sequence[str]) -> list[Gradient]:
         """The gradient of the cross-entropy of each text's own prediction, at its word embeddings."""

@@ -8,9 +8,11 @@ from typing import Any
 from pydantic import Field
 
 from robusweep.errors import UsageError
-from robusweep.record import PointRecord, TrialRecord
+from robusweep.record import Flag, PointRecord, StandIn, Stopped, TrialRecord
 from robusweep.scores import Goal, Rate, knee, metric_value, pareto_ranks
 from robusweep.spec import Spec
+
+UNDER_ATTACK = "accuracy_under_attack."
 
 
 class Objective(Spec):
@@ -35,8 +37,17 @@ class Point(Spec):
     pareto: bool
     pareto_rank: int = Field(ge=1)
     knee: bool
+    flags: list[Flag] = []
+    replay: bool = False
+    stopped: Stopped | None = None
     run_id: str | None = None
     protocol_hash: str
+
+
+def with_stand_ins(objectives: Sequence[Objective], stand_ins: Sequence[StandIn]) -> list[Objective]:
+    """Objectives that name an attack, named after what really ran in its place."""
+    names = {f"{UNDER_ATTACK}{s.asked}": f"{UNDER_ATTACK}{s.used}" for s in stand_ins if s.what == "attack"}
+    return [o.model_copy(update={"metric": names.get(o.metric, o.metric)}) for o in objectives]
 
 
 def metrics_of(trial: TrialRecord, point: PointRecord) -> dict[str, float]:
@@ -49,6 +60,8 @@ def assess(
 ) -> list[Point]:
     """All points of the completed trials, each marked as on the front or not; at most one is the knee.
 
+    A point that a race has stopped is not on the front: it ranks behind every other.
+
     Raises ``UsageError`` when the points were scored under different protocols: such numbers are not compared.
     """
     rows = [(trial, point) for trial in records if trial.status == "complete" for point in trial.points]
@@ -60,7 +73,12 @@ def assess(
         )
     goals = [objective.goal for objective in objectives]
     values = [[metric_value(o.metric, metrics_of(t, p)) for o in objectives] for t, p in rows]
-    ranks, at_knee = pareto_ranks(values, goals), knee(values, goals)
+    full = [i for i, (_, point) in enumerate(rows) if point.stopped is None]
+    fully = [values[i] for i in full]
+    ranked = dict(zip(full, pareto_ranks(fully, goals), strict=True))
+    ranks = [ranked.get(i, max(ranked.values(), default=0) + 1) for i in range(len(rows))]
+    best = knee(fully, goals)
+    at_knee = None if best is None else full[best]
     return [
         Point(
             id=point.id,
@@ -71,9 +89,12 @@ def assess(
             attacks={name: score.model_dump(mode="json") for name, score in point.attacks.items()},
             held_out={name: score.model_dump(mode="json") for name, score in point.held_out.items()},
             train_seconds=trial.train_seconds,
-            pareto=ranks[i] == 1,
+            pareto=ranked.get(i) == 1,
             pareto_rank=ranks[i],
             knee=i == at_knee,
+            flags=point.flags,
+            replay=point.replay,
+            stopped=point.stopped,
             run_id=(run_ids or {}).get(point.id),
             protocol_hash=trial.protocol_hash,
         )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 MAGIC = b"RSQ1"
 HEADER = struct.Struct("<4sIII")  # magic, number of rows, number of classes, CRC-32 of the rest
 KEY_BYTES = 16
+ANSWERS = 1  # raise it when the same network would answer otherwise: old answers are then not used
 CAPACITY = 2**19  # answers kept in memory: about 200 bytes each
 
 

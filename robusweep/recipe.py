@@ -11,12 +11,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from robusweep.adapters import AnyAdapter
 from robusweep.attacks import AttackEntry
-from robusweep.attacks.protocol import PROTOCOLS, Protocol
+from robusweep.attacks.protocol import ChangedProtocol, Protocol, named_protocol
 from robusweep.data import AnyData
 from robusweep.errors import RecipeError, nearest
 from robusweep.front import Objective
 from robusweep.mixing import AnyMixer
 from robusweep.model import BaseEncoder, Precision
+from robusweep.race import Race
 from robusweep.space import SearchSpace, load_space
 from robusweep.spec import Spec, digest_of
 from robusweep.training import AnyTraining
@@ -34,6 +35,7 @@ from robusweep.yaml_source import (
 )
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"  # also the name of a folder below runs/
+RACED = ("clean_accuracy", "robust_accuracy")  # what a race compares points in
 AFTER_TRAINING = ("mix.",)  # keys below these need no retraining
 
 
@@ -42,33 +44,42 @@ class Suite(Spec):
 
     ``known`` attacks score and select; ``held_out`` attacks are reported apart and select nothing. ``n_examples`` of
     the validation split are attacked, the same ones for every trial. ``calibrate`` fits a temperature on the
-    calibration split first, so that over-confidence alone does not look robust.
+    calibration split first, so that over-confidence alone does not look robust. ``replay``: texts found against one
+    point of a trial are tried on its others first. ``race``: points that are dominated are attacked no further (not
+    together with ``replay``, under which outcomes depend on the order of the points).
     """
 
-    protocol: str = "standard_v1"
+    protocol: str | ChangedProtocol = "standard_v1"
     known: list[AttackEntry] = Field(min_length=1)
     held_out: list[AttackEntry] = []
     n_examples: int = Field(100, ge=1)
     calibrate: bool = True
+    replay: bool = False
+    race: Race | None = None
 
     @model_validator(mode="after")
     def _known_names(self) -> Suite:
-        if self.protocol not in PROTOCOLS:
-            near = nearest(self.protocol, PROTOCOLS)
-            raise BlockError(
-                "protocol",
-                f"unknown protocol {self.protocol!r}{f'; did you mean {near!r}?' if near else ''} "
-                f"(allowed: {', '.join(sorted(PROTOCOLS))})",
-            )
+        try:
+            _ = self.constraints
+        except ValueError as e:
+            raise BlockError("protocol", str(e)) from None
+        if self.replay and self.race is not None:
+            raise BlockError("race", "a race needs outcomes that no other point has touched: leave out replay, or race")
         kinds = [attack.kind for attack in [*self.known, *self.held_out]]
         twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
+        for i, attack in enumerate(self.known):
+            if attack.goal == "keep_label":
+                raise BlockError(
+                    f"known.{i}",
+                    f"{attack.kind!r} leaves predictions as they are, so it can't score: list it as held out",
+                )
         if twice:
             raise ValueError(f"{', '.join(twice)}: listed more than once; an attack is known or held out, not both")
         return self
 
     @property
     def constraints(self) -> Protocol:
-        return PROTOCOLS[self.protocol]
+        return named_protocol(self.protocol) if isinstance(self.protocol, str) else self.protocol.protocol()
 
 
 class Tpe(Spec):
@@ -174,6 +185,13 @@ class Recipe(Spec):
                 "attacks.n_examples",
                 f"{self.attacks.n_examples} is more than data.n_validation ({self.data.n_validation})",
             )
+        if self.search is not None and self.attacks.race is not None:
+            others = [o.metric for o in self.search.objectives if o.metric not in RACED or o.goal != "max"]
+            if others:
+                raise BlockError(
+                    "attacks.race",
+                    f"a race compares {' and '.join(RACED)}; the objectives also hold {', '.join(others)}",
+                )
         if self.search is not None:
             suite = [f"accuracy_under_attack.{attack.kind}" for attack in self.attacks.known]
             allowed = ["clean_accuracy", "robust_accuracy", *suite, "train_seconds"]
@@ -272,6 +290,13 @@ def paths_in(tree: Mapping[str, Any]) -> dict[KeyPath, str]:
         value = tree[block].get(name) if isinstance(tree.get(block), dict) else None
         if isinstance(value, str) and (block == "data" or value.startswith((".", "~"))):
             found[(block, name)] = value
+    suite = tree.get("attacks")
+    for part in ("known", "held_out"):
+        entries = suite.get(part) if isinstance(suite, dict) else None
+        for i, entry in enumerate(entries if isinstance(entries, list) else []):
+            model = entry.get("language_model") if isinstance(entry, dict) else None
+            if isinstance(model, str) and model.startswith((".", "~")):
+                found[("attacks", part, i, "language_model")] = model
     return found
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +17,13 @@ from robusweep.scores import Rate, summary
 from robusweep.spec import Spec
 
 Status = Literal["survived", "broken", "misclassified"]
+QUERY_GRID = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # where the accuracy-versus-query curve is read
 
 
 class StandIn(Spec):
     """Something that the recipe names, replaced because it could not be had here."""
 
-    what: Literal["data", "model"]
+    what: Literal["data", "model", "attack"]
     asked: str
     used: str
     reason: str
@@ -34,7 +36,8 @@ class AttackOutcome(Spec):
     """What one attack did to one example.
 
     ``misclassified``: wrong before the attack, which then is not run. ``broken``: turned wrong. ``survived``: still
-    right when the attack had nothing left to try. ``n_queries`` counts texts that the attack asked the victim about.
+    right when the attack had nothing left to try. ``n_queries`` is TextAttack's count: texts that the attack asked the
+    victim about, the unchanged one and repeated ones included. ``exhausted``: it survived because the budget ended.
     """
 
     example_id: str
@@ -42,16 +45,47 @@ class AttackOutcome(Spec):
     status: Status
     n_queries: int = Field(ge=0)
     n_words: int = Field(ge=0)
+    exhausted: bool = False
     n_words_changed: int | None = None  # of a broken example
     similarity: float | None = None  # cosine of sentence vectors, of a broken example; None when not measured
     perturbed_text: str | None = None  # of a broken example
+    replayed: bool = False  # broken by a text that was found against another point
+
+
+FLAGS: Mapping[str, str] = {  # name -> what it means
+    "nondeterministic": "the same text gets other scores when it is asked again, so searches are led astray by chance",
+    "depends_on_batch": "a text's scores depend on what is asked with it: the system is no function of the text alone",
+    "saturated": "probabilities are so close to 0 and 1 that an attack can't see which change helps",
+    "flat": "probabilities are nearly even, so scores say little",
+    "coarse_scores": "many different texts get exactly the same scores, so an attack can't see which change helps",
+    "zero_gradient": "the loss has no gradient at the word embeddings, so attacks that follow it go nowhere",
+    "labels_beat_scores": "an attack that sees labels only breaks more texts than those with scores: scores mislead",
+    "budget_exhausted": "many searches ended because their budget did: with more queries the accuracy would be lower",
+    "less_budget_breaks_more": "a text broke with fewer queries and not with more, which no search of a function does",
+    "uncalibrated_gain": "the accuracy under attack is higher without the temperature: over-confidence looked robust",
+}
+
+
+class Flag(Spec):
+    """A reason not to believe a number as it stands. ``name`` is one of ``FLAGS``."""
+
+    name: str
+    detail: str  # what was measured, in one sentence
+
+
+class CurvePoint(Spec):
+    """Accuracy under attack if the attack may ask ``n_queries`` times and no more: right and not yet broken / all."""
+
+    n_queries: int
+    accuracy: Rate
 
 
 class AttackScore(Spec):
     """An attack's rates over all attacked examples, with their denominators.
 
     ``accuracy_under_attack``: right before and after / all. ``success_rate``: turned wrong / right before.
-    ``words_changed``: mean share of words changed over broken examples.
+    ``words_changed``: mean share of words changed over broken examples; ``n_words_changed_mean``: their mean number.
+    ``similarity``: mean over broken examples where it was measured. ``n_exhausted``: survived because the budget ended.
     """
 
     accuracy_under_attack: Rate
@@ -60,21 +94,46 @@ class AttackScore(Spec):
     n_queries_median: float | None
     n_queries_p90: float | None
     words_changed: float | None
+    n_words_changed_mean: float | None = None
+    similarity: float | None = None
+    n_exhausted: int = 0
+    curve: list[CurvePoint] = []
 
     @classmethod
     def of(cls, outcomes: Sequence[AttackOutcome]) -> AttackScore:
         attacked = [o for o in outcomes if o.status != "misclassified"]
         broken = [o for o in outcomes if o.status == "broken"]
         middle, p90 = summary([o.n_queries for o in attacked])
-        shares = [(o.n_words_changed or 0) / max(1, o.n_words) for o in broken]
+        counts = [o.n_words_changed or 0 for o in broken]
+        shares = [n / max(1, o.n_words) for n, o in zip(counts, broken, strict=True)]
+        similar = [o.similarity for o in broken if o.similarity is not None]
         return cls(
             accuracy_under_attack=Rate.of(len(attacked) - len(broken), len(outcomes)),
             success_rate=Rate.of(len(broken), len(attacked)),
             n_queries=sum(o.n_queries for o in attacked),
             n_queries_median=middle,
             n_queries_p90=p90,
-            words_changed=sum(shares) / len(shares) if shares else None,
+            words_changed=_mean(shares),
+            n_words_changed_mean=_mean(counts),
+            similarity=_mean(similar),
+            n_exhausted=sum(o.exhausted for o in outcomes),
+            curve=[CurvePoint(n_queries=q, accuracy=_accuracy_within(outcomes, q)) for q in _grid(outcomes)],
         )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _grid(outcomes: Sequence[AttackOutcome]) -> list[int]:
+    """The part of the grid on which anything happens: up to the first point behind the last success."""
+    last = max((o.n_queries for o in outcomes if o.status == "broken"), default=0)
+    return [q for before, q in pairwise((0, *QUERY_GRID)) if before < last]
+
+
+def _accuracy_within(outcomes: Sequence[AttackOutcome], n_queries: int) -> Rate:
+    standing = [o for o in outcomes if o.status == "survived" or (o.status == "broken" and o.n_queries > n_queries)]
+    return Rate.of(len(standing), len(outcomes))
 
 
 def robust_accuracy(suite: Mapping[str, Sequence[AttackOutcome]]) -> Rate:
@@ -86,10 +145,23 @@ def robust_accuracy(suite: Mapping[str, Sequence[AttackOutcome]]) -> Rate:
     return Rate.of(sum(all(row) for row in survived), len(rows[0]))
 
 
+class Stopped(Spec):
+    """Why a point was attacked no further: after ``n_examples``, point ``by`` was better with this p-value.
+
+    ``error`` bounds the chance that any point of the race is stopped by one that is not better.
+    """
+
+    by: str
+    n_examples: int
+    p_value: float
+    error: float
+
+
 class PointRecord(Spec):
     """One scored point of a trial: the trained set at one value of each after-training dimension.
 
-    ``robust_accuracy`` is over the known attacks; held-out attacks are scored apart and select nothing.
+    ``robust_accuracy`` is over the known attacks; held-out attacks are scored apart and select nothing. With
+    ``replay``, texts found against other points of the trial count too. A ``stopped`` point has seen fewer examples.
     """
 
     id: str
@@ -100,6 +172,9 @@ class PointRecord(Spec):
     held_out: dict[str, AttackScore] = {}
     temperature: float | None = None
     model_digest: str
+    flags: list[Flag] = []
+    replay: bool = False
+    stopped: Stopped | None = None
     seconds: dict[str, float] = {}  # stage -> seconds of this point
 
     def metrics(self) -> dict[str, float]:
@@ -173,6 +248,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Indented JSON, written as ``write_text`` does. NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_outcomes(path: Path) -> list[AttackOutcome]:
+    """The outcomes of one attack on one point, as a trial left them; none when the file is not there or not ours."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [AttackOutcome.model_validate_json(line) for line in lines if line]
+    except (OSError, ValidationError, UnicodeDecodeError):
+        return []
 
 
 def read_trials(run_dir: Path) -> list[TrialRecord]:

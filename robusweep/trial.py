@@ -10,33 +10,21 @@ import json
 import shutil
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
 
 from robusweep import data as data_stage
 from robusweep import model as model_stage
 from robusweep.assignment import Assignment, PointPlan
-from robusweep.attacks import Attack, protocol_hash, run_attack
+from robusweep.attacks import protocol_hash as hash_of_protocol
 from robusweep.cache import Cache
 from robusweep.environment import environment
-from robusweep.examples import Dataset, Example, Victim
-from robusweep.model import TextModel
+from robusweep.examples import Dataset
 from robusweep.progress import Progress
 from robusweep.recipe import Recipe
-from robusweep.record import (
-    AdapterRecord,
-    AttackOutcome,
-    AttackScore,
-    PointRecord,
-    TrialRecord,
-    robust_accuracy,
-    write_json,
-    write_text,
-)
-from robusweep.scores import clean_accuracy, fit_temperature
+from robusweep.record import AdapterRecord, TrialRecord, write_json, write_text
+from robusweep.scoring import Ground, score
 from robusweep.seeds import derive
 from robusweep.training import TrainingMethod
 
@@ -44,28 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TRAIN_CODE = 1  # raise it when training the same block would give other weights: old cache entries are then not used
-ATTACK_CODE = 1  # the same for attack outcomes
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What every stage of one trial stands on."""
-
-    recipe: Recipe
-    dataset: Dataset
-    base: TextModel
-    base_identity: str
-    bf16: bool
-    cache: Cache
-    progress: Progress
-    folder: Path
-
-    @property
-    def hardware(self) -> dict[str, Any]:
-        """The kind of arithmetic that numbers come from; part of every cache key."""
-        return {"device": self.base.device.split(":")[0], "bf16": self.bf16}
 
 
 def run_trial(assignment: Assignment) -> TrialRecord:
@@ -119,13 +87,12 @@ def _stages(assignment: Assignment, progress: Progress) -> dict[str, Any]:
 
     frozen = dict(base.network.named_parameters())
     members = [recipe.adapter.fold(frozen, _tensors(trained[view].cache_key, ground)) for view in views]
-    points = []
-    for point in _rotated(assignment.points, assignment.number):
-        mixed = point.mix.mix(members) if point.mix else members[0]
-        points.append(_score(point, mixed, ground))
+    mixed = [(p, partial(_mixed, p, members)) for p in _rotated(assignment.points, assignment.number)]
+    protocol_hash = _protocol_hash(recipe, dataset)
+    points = score(mixed, protocol_hash, ground)
 
     return {
-        "protocol_hash": _protocol_hash(recipe, dataset),
+        "protocol_hash": protocol_hash,
         "data": _described(dataset),
         "adapters": [trained[view].model_dump(mode="json") for view in views],
         "points": [point.model_dump(mode="json") for point in sorted(points, key=lambda p: p.id)],
@@ -177,7 +144,7 @@ def _train(view: str, method: TrainingMethod, ground: Ground) -> AdapterRecord:
         save_file(recipe.adapter.extract(adapted), folder / "adapter.safetensors")
         write_json(folder / "fitted.json", vars(fitted))
 
-    entry, cached = ground.cache.get_or_make("train", key | ground.hardware, make)
+    entry, cached = ground.cache.get_or_make("train", key | ground.terms.hardware, make)
     fitted = json.loads((entry / "fitted.json").read_text(encoding="utf-8"))
     progress.say(f"{view}: {'from the cache' if cached else 'trained'} ({fitted['seconds']:.0f} s of training)")
     copied = ground.folder / "adapters" / f"{view}.safetensors"
@@ -203,83 +170,8 @@ def _tensors(cache_key: str, ground: Ground) -> dict[str, Tensor]:
     return tensors
 
 
-def _score(point: PointPlan, parameters: Mapping[str, Tensor], ground: Ground) -> PointRecord:
-    """Clean accuracy on validation, a temperature from calibration, every attack on validation's first texts."""
-    recipe, dataset, progress = ground.recipe, ground.dataset, ground.progress
-    seconds: dict[str, float] = {}
-    progress.say(f"{point.id}: scoring")
-    with progress.stage("clean", seconds):
-        exact = model_stage.victim(ground.base, parameters, precision="fp32")
-        fast = model_stage.victim(ground.base, parameters, precision="bf16") if ground.bf16 else exact
-        clean = clean_accuracy(exact(_texts(dataset.validation)), _labels(dataset.validation))
-        temperature = None
-        if recipe.attacks.calibrate:
-            temperature = fit_temperature(exact(_texts(dataset.calibration)), _labels(dataset.calibration))
-    digest = model_stage.network_digest(ground.base_identity, parameters, ground.base.max_tokens)
-    attacked = dataset.validation[: recipe.attacks.n_examples]
-    tempered = _tempered(fast, temperature), _tempered(exact, temperature)
-    outcomes: dict[str, list[AttackOutcome]] = {}
-    for attack in [*recipe.attacks.known, *recipe.attacks.held_out]:
-        with progress.stage(f"attack {attack.kind}", seconds):
-            key = {"code": ATTACK_CODE, "victim": digest, "temperature": temperature, "attack": attack.identity()}
-            key |= {"protocol": recipe.attacks.constraints.model_dump(mode="json"), "seed": recipe.seed}
-            outcomes[attack.kind] = _attack(attack, tempered, attacked, ground, key | ground.hardware)
-        rows = "".join(outcome.model_dump_json() + "\n" for outcome in outcomes[attack.kind])
-        write_text(ground.folder / "attacks" / f"{point.id}.{attack.kind}.jsonl", rows)
-    known: dict[str, list[AttackOutcome]] = {attack.kind: outcomes[attack.kind] for attack in recipe.attacks.known}
-    record = PointRecord(
-        id=point.id,
-        params=point.params,
-        clean_accuracy=clean,
-        robust_accuracy=robust_accuracy(known),
-        attacks={name: AttackScore.of(rows) for name, rows in known.items()},
-        held_out={a.kind: AttackScore.of(outcomes[a.kind]) for a in recipe.attacks.held_out},
-        temperature=temperature,
-        model_digest=digest,
-        seconds=seconds,
-    )
-    progress.say(f"{point.id}: clean {clean.value:.3f}, robust {record.robust_accuracy.value:.3f}")
-    return record
-
-
-def _attack(
-    attack: Attack,
-    victims: tuple[Victim, Victim],
-    examples: Sequence[Example],
-    ground: Ground,
-    key: dict[str, Any],
-) -> list[AttackOutcome]:
-    """The attack's outcome on each example. Outcomes are kept one by one, so a killed attack goes on where it was."""
-    fast, exact = victims
-    with ground.cache.outcomes(key) as log:
-        return run_attack(
-            attack,
-            victim=fast,
-            exact=exact,
-            examples=examples,
-            protocol=ground.recipe.attacks.constraints,
-            seed=ground.recipe.seed,
-            done=dict(log.done),
-            on_outcome=log.append,
-            bf16=ground.bf16,
-            device=ground.base.device,
-        )
-
-
-def _tempered(victim: Victim, temperature: float | None) -> Victim:
-    """The same predictions with logits divided by the temperature."""
-    if temperature is None:
-        return victim
-    scale = np.float32(1.0 / temperature)
-    return lambda texts: victim(texts) * scale
-
-
-def _texts(examples: Sequence[Example]) -> list[str]:
-    return [example.text for example in examples]
-
-
-def _labels(examples: Sequence[Example]) -> list[int]:
-    return [example.label for example in examples]
+def _mixed(point: PointPlan, members: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    return point.mix.mix(members) if point.mix else members[0]
 
 
 def _described(dataset: Dataset) -> dict[str, Any]:
@@ -293,13 +185,14 @@ def _described(dataset: Dataset) -> dict[str, Any]:
 
 
 def _protocol_hash(recipe: Recipe, dataset: Dataset) -> str:
-    return protocol_hash(
+    return hash_of_protocol(
         recipe.attacks.constraints,
         [*recipe.attacks.known, *recipe.attacks.held_out],
         n_examples=recipe.attacks.n_examples,
         data_digest=dataset.digest(),
         calibrate=recipe.attacks.calibrate,
         seed=recipe.seed,
+        replay=recipe.attacks.replay,
     )
 
 

@@ -262,8 +262,24 @@ class BlockError(ValueError):
 
 def recipe_error(source: Source, model: type[BaseModel], error: ValidationError, below: KeyPath = ()) -> RecipeError:
     """All mistakes of the block at ``below`` as one error: file:line, dotted key, what was given, what is allowed."""
-    rows = [_describe(source, model, detail, below) for detail in error.errors(include_url=False)]
+    rows = [_describe(source, model, detail, below) for detail in _telling(error.errors(include_url=False))]
     return RecipeError("\n".join(dict.fromkeys(rows)))
+
+
+def _telling(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without what says only that a block is no name, where names are allowed too and the block has mistakes of its
+    own."""
+
+    def says_little(detail: ErrorDetails) -> bool:
+        place = detail["loc"][:-1]
+        others = (other for other in details if other is not detail)
+        return (
+            detail["type"] == "string_type"
+            and isinstance(detail.get("input"), Mapping)
+            and any(other["loc"][: len(place)] == place for other in others)
+        )
+
+    return [detail for detail in details if not says_little(detail)]
 
 
 def _describe(source: Source, model: type[BaseModel], detail: ErrorDetails, below: KeyPath) -> str:

@@ -7,8 +7,17 @@ from typing import Any
 import pytest
 
 from robusweep.errors import UsageError
-from robusweep.front import Objective, assess, short_name
-from robusweep.record import AttackOutcome, AttackScore, PointRecord, Status, TrialRecord
+from robusweep.front import Objective, assess, short_name, with_stand_ins
+from robusweep.record import (
+    AttackOutcome,
+    AttackScore,
+    Flag,
+    PointRecord,
+    StandIn,
+    Status,
+    Stopped,
+    TrialRecord,
+)
 from robusweep.scores import Rate
 
 OBJECTIVES = [Objective(metric="clean_accuracy"), Objective(metric="robust_accuracy")]
@@ -73,3 +82,30 @@ def test_a_point_carries_the_run_that_shows_it() -> None:
 def test_a_short_name_says_the_trial_and_the_searched_values() -> None:
     params = {"mix.weight": 0.7, "adversarial.0.radius": 0.0912345, "adapter.rank": 8, "a.new": "x"}
     assert short_name("t015.03", params) == "t015 l=0.7 eps=0.0912 r=8 new=x"
+
+
+STOPPED = Stopped(by="a", n_examples=32, p_value=0.001, error=0.05)
+
+
+def test_a_point_that_a_race_has_stopped_ranks_last_whatever_it_scored_so_far() -> None:
+    best_so_far = point("z", 99, 99).model_copy(update={"stopped": STOPPED})
+    records = [trial(0, [point("a", 90, 40), point("b", 80, 30), best_so_far])]
+    points = {p.id: p for p in assess(records, OBJECTIVES)}
+    assert {p.id: p.pareto_rank for p in points.values()} == {"a": 1, "b": 2, "z": 3}
+    assert not points["z"].pareto
+    assert points["a"].knee
+    assert points["z"].stopped == STOPPED
+
+
+def test_flags_and_replay_of_a_point_are_carried_along() -> None:
+    flag = Flag(name="saturated", detail="mean largest probability 1.0")
+    flagged = point("a", 90, 40).model_copy(update={"flags": [flag], "replay": True})
+    found = assess([trial(0, [flagged])], OBJECTIVES)[0]
+    assert (found.flags, found.replay) == ([flag], True)
+
+
+def test_an_objective_follows_an_attack_to_its_stand_in() -> None:
+    stand_in = StandIn(what="attack", asked="textfooler", used="textfooler_wordnet", reason="not here")
+    asked = [Objective(metric="accuracy_under_attack.textfooler"), *OBJECTIVES]
+    used = with_stand_ins(asked, [stand_in])
+    assert [o.metric for o in used] == ["accuracy_under_attack.textfooler_wordnet", *(o.metric for o in OBJECTIVES)]

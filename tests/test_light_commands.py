@@ -105,6 +105,9 @@ def write_run(root: Path, recipe: Path, name: str, records: list[TrialRecord]) -
         folder = run_dir / "trials" / f"t{record.number:03d}"
         write_json(folder / "record.json", record.model_dump(mode="json"))
         write_text(folder / "log.txt", "12:00:00 data\n12:00:01 done\n")
+        for point, (right, robust) in zip(record.points, WEIGHTS.values(), strict=True):
+            rows = "".join(outcome.model_dump_json() + "\n" for outcome in outcomes(right, robust))
+            write_text(folder / "attacks" / f"{point.id}.deepwordbug.jsonl", rows)
     return points
 
 
@@ -159,6 +162,8 @@ LIGHT = [
     "show pgd",
     "pareto done",
     "pareto done --json",
+    "compare done/t000.00 done/knee",
+    "compare done/t000.00 done/t001.01 --json",
     "status done",
     "schema",
     "schema --space",
@@ -380,3 +385,47 @@ def test_an_interrupted_command_says_how_to_go_on(command: Command, monkeypatch:
     code, _, said = command("ls", "recipes")
     assert code == 130
     assert "robusweep ls recipes" in said
+
+
+def test_compare_is_paired_by_example(command: Command) -> None:
+    found = answer(command, "compare", "done/t000.01", "done/t001.00", "--json")
+    assert (found["first"], found["second"], found["n"]) == ("done/t000.01", "done/t001.00", 100)
+    assert set(found["comparisons"]) == {"robust_accuracy", "accuracy_under_attack.deepwordbug"}
+    row = found["comparisons"]["robust_accuracy"]
+    assert (row["n_only_first"], row["n_only_second"]) == (40, 0)  # 60 and 20 of the same examples
+    assert row["difference"] == pytest.approx(0.4)
+    assert row["low"] < 0.4 < row["high"]
+    assert row["p_value"] == pytest.approx(2 * 0.5**40)
+    code, shown, _ = command("compare", "done/t000.01", "done/knee")
+    assert code == 0
+    assert "robust accuracy" in shown
+    assert "accuracy under deepwordbug" in shown
+    assert "protocol hash p" in shown
+
+
+@pytest.mark.parametrize(
+    ("pair", "code", "said"),
+    [
+        (("t000.01", "done/t000.00"), 2, "write RUN/POINT"),
+        (("done/t000.1", "done/t000.00"), 2, "did you mean 't000.01'"),
+        (("doen/t000.01", "done/t000.00"), 2, "did you mean 'done'"),
+        (("done/t000.01", "other/t000.00"), 2, "different protocols (p and q)"),
+        (("done/t000.01", "done/t000.02"), 3, "t000.02.deepwordbug.jsonl"),
+    ],
+)
+def test_a_pair_that_cannot_be_compared_is_refused(
+    command: Command, project: Path, pair: tuple[str, str], code: int, said: str
+) -> None:
+    other = trial(0).model_copy(update={"protocol_hash": "q"})
+    write_run(project, project / "recipes/small.yaml", "other", [other])
+    (project / "runs/done/trials/t000/attacks/t000.02.deepwordbug.jsonl").unlink()
+    ended, out, err = command("compare", *pair)
+    assert (ended, out) == (code, "")
+    assert said in err
+
+
+def test_an_attack_that_is_not_here_says_what_runs_in_its_place(command: Command) -> None:
+    rows = {row["name"]: row for row in answer(command, "ls", "attacks", "--json")["attacks"]}
+    assert "Not here" not in rows["deepwordbug"]["description"]
+    if not rows["textfooler"]["available"] and rows["textfooler_wordnet"]["available"]:
+        assert rows["textfooler"]["description"].endswith("Not here: textfooler_wordnet runs in its place.")

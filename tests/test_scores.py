@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from robusweep.record import AttackOutcome, AttackScore, Status, robust_accuracy
 from robusweep.scores import (
+    Comparison,
     Goal,
     Rate,
     clean_accuracy,
     fit_temperature,
     hypervolume,
     knee,
+    mcnemar,
     metric_value,
     pareto_ranks,
     summary,
@@ -252,3 +254,73 @@ def test_a_metric_that_is_missing_or_not_finite_is_refused() -> None:
     for metrics in ({}, {"a": float("nan")}, {"a": float("inf")}):
         with pytest.raises(ValueError, match="'a'"):
             metric_value("a", metrics)
+
+
+def test_mcnemar_is_the_two_sided_binomial_test_of_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for only_first, only_second in [(0, 0), (1, 0), (3, 9), (12, 12), (40, 25)]:
+        n = only_first + only_second
+        exact = stats.binomtest(only_first, n).pvalue if n else 1.0
+        assert mcnemar(only_first, only_second) == pytest.approx(exact, rel=1e-12)
+        assert mcnemar(only_first, only_second) == mcnemar(only_second, only_first)
+
+
+def test_a_comparison_counts_who_is_right_where() -> None:
+    first, second = [True] * 30 + [True] * 12 + [False] * 8, [True] * 30 + [False] * 17 + [True] * 3
+    found = Comparison.of(first, second)
+    assert (found.n_only_first, found.n_only_second, found.first.n) == (12, 3, 50)
+    assert found.difference == pytest.approx(9 / 50)
+    assert found.p_value == mcnemar(12, 3)
+    assert found.low < found.difference < found.high
+    back = Comparison.of(second, first)
+    assert (back.difference, back.low, back.high) == pytest.approx((-found.difference, -found.high, -found.low))
+
+
+def test_equal_systems_do_not_differ_and_nothing_is_not_compared() -> None:
+    same = Comparison.of([True, False], [True, False])
+    assert (same.difference, same.p_value) == (0.0, 1.0)
+    assert same.low <= 0 <= same.high
+    for bad in ([], [True]):
+        with pytest.raises(ValueError, match="same examples"):
+            Comparison.of(bad, [])
+
+
+def test_the_paired_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal(1_000_000)
+    rate, other = (float(np.clip(t - 0.2 * noise, 0, 1).mean()) for t in (0.6, 0.5))  # chance of shared + noise < t
+    held = 0
+    for _ in range(400):
+        shared = rng.random(80)
+        first, second = (shared + 0.2 * rng.standard_normal(80) < t for t in (0.6, 0.5))
+        found = Comparison.of(first.tolist(), second.tolist())
+        held += found.low <= rate - other <= found.high
+    assert 0.92 <= held / 400 <= 0.985
+
+
+def test_the_accuracy_versus_query_curve_falls_to_the_accuracy_under_attack() -> None:
+    rows = [
+        AttackOutcome(example_id=str(i), label=0, status=status, n_queries=n, n_words=9)
+        for i, (status, n) in enumerate(
+            [("broken", 8), ("broken", 30), ("broken", 31), ("survived", 90), ("misclassified", 1), ("broken", 450)]
+        )
+    ]
+    score = AttackScore.of(rows)
+    curve = {point.n_queries: point.accuracy for point in score.curve}
+    assert {n: round(rate.value * 6) for n, rate in curve.items()} == {10: 4, 20: 4, 50: 2, 100: 2, 200: 2, 500: 1}
+    assert list(curve.values())[-1] == score.accuracy_under_attack
+    assert all(rate.n == 6 for rate in curve.values())
+
+
+def test_means_over_broken_examples_count_no_others() -> None:
+    rows = [
+        AttackOutcome(
+            example_id="0", label=0, status="broken", n_queries=9, n_words=10, n_words_changed=2, similarity=0.8
+        ),
+        AttackOutcome(example_id="1", label=0, status="broken", n_queries=9, n_words=10, n_words_changed=4),
+        AttackOutcome(example_id="2", label=0, status="survived", n_queries=99, n_words=10, exhausted=True),
+        AttackOutcome(example_id="3", label=0, status="misclassified", n_queries=1, n_words=10),
+    ]
+    score = AttackScore.of(rows)
+    assert (score.n_words_changed_mean, score.words_changed, score.similarity) == (3.0, pytest.approx(0.3), 0.8)
+    assert (score.n_exhausted, score.n_queries, score.n_queries_median) == (1, 117, 9.0)

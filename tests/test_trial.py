@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,45 +31,10 @@ WEIGHTS = (0.0, 0.5, 1.0)
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT with a vocabulary of its own, a CSV that two words decide, and a recipe."""
-    import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny")
-    nouns = ["film", "actor", "plot", "scene", "music", "story"]
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "was", "truly", "splendid", "dreadful", "and", *nouns]
-    tokenizer = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
-    fast.save_pretrained(folder / "model")
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        initializer_range=0.2,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        BertForSequenceClassification(config).save_pretrained(folder / "model")
-    rows = [
-        f"the {a} was truly {'splendid' if i % 2 else 'dreadful'} and the {b},{'good' if i % 2 else 'bad'}"
-        for i, (a, b) in enumerate((a, b) for a in nouns for b in nouns for _ in range(2) for _ in range(1))
-    ]
-    more = [
-        f"and the {a} the {b} was {'splendid' if i % 2 else 'dreadful'},{'good' if i % 2 else 'bad'}"
-        for i, (a, b) in enumerate((a, b) for a in nouns for b in nouns for _ in range(2))
-    ]
-    (folder / "data.csv").write_text("text,label\n" + "\n".join(dict.fromkeys(rows + more)) + "\n")
+def project(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny BERT, its texts, and a recipe."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(tiny, folder, dirs_exist_ok=True)
     (folder / "recipe.yaml").write_text(RECIPE)
     return folder
 
@@ -166,29 +132,32 @@ def test_radius_zero_trains_the_very_same_adapter_as_plain_training(project: Pat
 def test_an_attack_that_was_cut_off_goes_on_where_it_was(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    appended: list[str] = []
+    appended: list[tuple[Path, str]] = []
     append = OutcomeLog.append
 
     def cut_off(self: OutcomeLog, outcome: AttackOutcome) -> None:
         if len(appended) == 3:
             raise KeyboardInterrupt
         append(self, outcome)
-        appended.append(outcome.example_id)
+        appended.append((self.path, outcome.example_id))
 
     monkeypatch.setattr(OutcomeLog, "append", cut_off)
     with pytest.raises(KeyboardInterrupt):
         run_trial(assigned(project, tmp_path))
-    after: list[str] = []
+    after: list[tuple[Path, str]] = []
 
     def counted(self: OutcomeLog, outcome: AttackOutcome) -> None:
         append(self, outcome)
-        after.append(outcome.example_id)
+        after.append((self.path, outcome.example_id))
 
     monkeypatch.setattr(OutcomeLog, "append", counted)
     record = run_trial(assigned(project, tmp_path))
     assert record.n_trained == 0
     assert len(appended) == 3
-    assert len(after) == 3 * 8 - 3
+    attacked = appended + after
+    assert len(set(attacked)) == len(attacked), "nothing is attacked twice"
+    suite = {path for path, _ in attacked if len({key for other, key in attacked if other == path}) == 8}
+    assert len(suite) >= 3  # one log for each point; flags may have attacked some examples in other ways, too
 
 
 def test_what_goes_wrong_is_recorded_with_its_stage_and_raised(project: Path, tmp_path: Path) -> None:

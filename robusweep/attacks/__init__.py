@@ -9,12 +9,28 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Field
 
+from robusweep.attacks.a2t import A2T, A2TWordNet
+from robusweep.attacks.bae import Bae, BaeMiniLM
 from robusweep.attacks.base import Attack
+from robusweep.attacks.bert_attack import BertAttack, BertAttackMiniLM
+from robusweep.attacks.checklist import CheckList, CheckListWithoutNames
 from robusweep.attacks.deepwordbug import DeepWordBug
-from robusweep.attacks.protocol import PROTOCOLS, Protocol, protocol_hash
+from robusweep.attacks.faster_genetic import FasterGenetic, FasterGeneticWordNet
+from robusweep.attacks.genetic import Genetic, GeneticWordNet
+from robusweep.attacks.hard_label import HardLabelWordNet
+from robusweep.attacks.hotflip import HotFlip, HotFlipWordNet
+from robusweep.attacks.iga import Iga, IgaWordNet
+from robusweep.attacks.input_reduction import InputReduction
+from robusweep.attacks.kuleshov import Kuleshov, KuleshovWordNet
+from robusweep.attacks.protocol import PROTOCOLS, STANDARD_V1, Protocol, protocol_hash
+from robusweep.attacks.pruthi import Pruthi
+from robusweep.attacks.pso import Pso, PsoWordNet
 from robusweep.attacks.pwws import Pwws
 from robusweep.attacks.run import run_attack
-from robusweep.attacks.textfooler_wordnet import TextFoolerWordNet
+from robusweep.attacks.textbugger import TextBugger, TextBuggerWordNet
+from robusweep.attacks.textfooler import TextFooler, TextFoolerWordNet
+from robusweep.errors import MissingError
+from robusweep.record import StandIn
 
 __all__ = [
     "PROTOCOLS",
@@ -25,10 +41,42 @@ __all__ = [
     "attack_kinds",
     "describe_attacks",
     "protocol_hash",
+    "resolve",
     "run_attack",
 ]
 
-AnyAttack = Annotated[Pwws | DeepWordBug | TextFoolerWordNet, Field(discriminator="kind")]
+AnyAttack = Annotated[
+    Pwws
+    | DeepWordBug
+    | TextFoolerWordNet
+    | TextBuggerWordNet
+    | Pruthi
+    | A2TWordNet
+    | HotFlipWordNet
+    | HardLabelWordNet
+    | PsoWordNet
+    | GeneticWordNet
+    | FasterGeneticWordNet
+    | IgaWordNet
+    | CheckListWithoutNames
+    | InputReduction
+    | BaeMiniLM
+    | BertAttackMiniLM
+    | KuleshovWordNet
+    | TextFooler
+    | TextBugger
+    | A2T
+    | HotFlip
+    | Pso
+    | Genetic
+    | FasterGenetic
+    | Iga
+    | CheckList
+    | Bae
+    | BertAttack
+    | Kuleshov,
+    Field(discriminator="kind"),
+]
 
 
 def _named(value: Any) -> Any:
@@ -45,19 +93,40 @@ def attack_kinds() -> dict[str, type[Attack]]:
     return {cls.model_fields["kind"].default: cls for cls in get_args(union)}
 
 
-def describe_attacks(protocol: Protocol = PROTOCOLS["standard_v1"]) -> list[dict[str, Any]]:
+def resolve(attack: Attack, protocol: Protocol) -> tuple[Attack, StandIn | None]:
+    """What really runs here: the attack as named, or its stand-in with the reason.
+
+    Raises ``MissingError`` when neither can be had.
+    """
+    lacking = attack.missing(protocol)
+    if not lacking:
+        return attack, None
+    name = getattr(attack, "stand_in", None)
+    other = attack_kinds()[name].model_validate({"kind": name}) if name else None
+    if other is None or other.missing(protocol):
+        also = other.missing(protocol) if other else []
+        hint = "\n  ".join([*lacking[1:], *(f"or, for {name!r}: {text}" for text in also)])
+        raise MissingError(f"attacks: {attack.kind!r} lacks {lacking[0]}", hint=hint or None)
+    reason = "not here: " + ", ".join(text.split(": ")[0] for text in lacking)
+    return other, StandIn(what="attack", asked=attack.kind, used=other.kind, reason=reason)
+
+
+def describe_attacks(protocol: Protocol = STANDARD_V1) -> list[dict[str, Any]]:
     """What ``ls attacks`` and ``doctor`` show of each attack; ``missing`` says how to get what is not here."""
     rows = []
     for kind, cls in attack_kinds().items():
-        missing = cls.model_validate({"kind": kind}).missing(protocol)
+        attack = cls.model_validate({"kind": kind})
+        missing = attack.missing(protocol)
         rows.append(
             {
                 "name": kind,
                 "level": cls.level,
-                "description": (cls.__doc__ or "").strip().splitlines()[0],
+                "goal": cls.goal,
+                "description": " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split()),
                 "substitutions": list(cls.substitutions),
                 "available": not missing,
                 "missing": missing,
+                "stand_in": getattr(attack, "stand_in", None),
             }
         )
     return rows

@@ -23,7 +23,7 @@ class DeepWordBug(Attack):
 
     kind: Literal["deepwordbug"] = "deepwordbug"
     max_edit_distance: int = Field(30, ge=1)  # Levenshtein, characters, over the whole text
-    level: ClassVar[Literal["word", "char"]] = "char"
+    level: ClassVar[Literal["word", "char", "mixed"]] = "char"
     substitutions: ClassVar[tuple[str, ...]] = ("robusweep's stop words instead of nltk's",)
 
     def build(self, protocol: Protocol, wrapper: VictimWrapper) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from robusweep.packed import pack
 
 TOKENS_PER_BATCH = 2048  # a forward pass is full
 MAX_TOKENS = 256  # what the encoder was trained with
-CACHED = 2**16  # vectors of 1.5 kB
+MAX_VECTORS = 2**15  # kept, of 1.5 kB each
+MAX_COSINES = 2**20  # kept: the same changes of the same texts are met again under every victim
 
 
 class SentenceEncoder:
@@ -35,6 +37,7 @@ class SentenceEncoder:
             packed.mean if packed else _Padded(network.to(device, dtype), device)
         )
         self._vectors: dict[str, NDArray[np.float32]] = {}
+        self._cosines: dict[bytes, float] = {}
         self.n_computed = 0  # texts that went through the network
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -45,7 +48,21 @@ class SentenceEncoder:
         if new := list({text: None for text in texts if text not in known}):
             known.update(zip(new, self._encode(new), strict=True))
         found = np.stack([known[text] for text in texts])
-        if len(known) > CACHED:
+        if len(known) > MAX_VECTORS:
+            known.clear()
+        return found
+
+    def cosines(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+        """The cosine of the vectors of each pair of texts."""
+        known = self._cosines
+        keys = [blake2b(f"{len(a)} {a}{b}".encode(), digest_size=16).digest() for a, b in pairs]
+        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
+        if new:
+            texts = [text for pair in new.values() for text in pair]
+            vectors = self.encode(texts).astype(np.float64).reshape(len(new), 2, self.width)
+            known.update(zip(new, vectors.prod(axis=1).sum(axis=1).tolist(), strict=True))
+        found = np.array([known[key] for key in keys])
+        if len(known) > MAX_COSINES:
             known.clear()
         return found
 

@@ -1,4 +1,4 @@
-"""``import textattack`` without a network, without flair, and without what it does to the process around it."""
+"""``import textattack`` without a network, and without what it does to the process around it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from robusweep.attacks.resources import TEXTATTACK, cache_folder
+from robusweep.attacks.resources import INSTALLED, TEXTATTACK, textattack_cache
 from robusweep.attacks.stop_words import STOP_WORDS
 from robusweep.errors import MissingError
 
@@ -24,16 +24,13 @@ class _LeftOut:
 
     def __init__(self, *_args: object, **_named: object) -> None:
         raise MissingError(
-            "robusweep imports TextAttack without flair, bert_score and language_tool_python",
+            "robusweep imports TextAttack without bert_score and language_tool_python",
             hint="import textattack before robusweep's attacks to have TextAttack's own parts that need them",
         )
 
 
 # Names that TextAttack's modules look up while they are imported.
 LEFT_OUT: dict[str, tuple[str, ...]] = {
-    "flair": (),
-    "flair.data": ("Sentence", "Tokenizer"),
-    "flair.models": ("SequenceTagger",),
     "bert_score": (),
     "language_tool_python": (),
 }
@@ -43,7 +40,7 @@ def import_textattack() -> ModuleType:
     """The ``textattack`` module. Its first import costs seconds; nothing is downloaded.
 
     TextAttack's import would download corpora, redirect the model hub's cache folder, switch off the loggers of other
-    libraries and load flair. All of it is prevented or undone here.
+    libraries. All of it is prevented or undone here.
     """
     if "textattack" not in sys.modules:
         if TEXTATTACK.folder() is None:
@@ -51,7 +48,7 @@ def import_textattack() -> ModuleType:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # These read the cache folder of the model hub from the environment once: before it is redirected.
-            for name in ("transformers.utils.hub", "datasets"):
+            for name in ("transformers.utils.hub", "datasets", "flair"):
                 import_module(name)
             with _environment_restored(), _loggers_restored(), _stand_ins(), _stop_words_at_hand():
                 import_module("textattack")
@@ -80,24 +77,30 @@ def remembering_words() -> Iterator[None]:
     """
     module: Any = import_module("textattack.shared.attacked_text")
     split = module.words_from_text
-    module.words_from_text = lambda text: list(_words(split, text))
+    module.words_from_text = words_from_text
     try:
         yield
     finally:
         module.words_from_text = split
 
 
-@lru_cache(2**14)
-def _words(split: Callable[[str], list[str]], text: str) -> tuple[str, ...]:
-    return tuple(split(text))
+def words_from_text(text: str) -> list[str]:
+    """TextAttack's words of a text, looked up where they were asked for before."""
+    return list(_words(text))
+
+
+@lru_cache(2**15)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(import_textattack().shared.utils.words_from_text(text))
 
 
 @contextmanager
 def _environment_restored() -> Iterator[None]:
     """Lead TextAttack's cache to a folder where its downloads at first import are marked as done."""
-    folder = cache_folder() / "textattack"
+    folder = textattack_cache()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "post_install_check_3").touch()
+    if not (folder / INSTALLED).exists():
+        (folder / INSTALLED).touch()
     before = dict(os.environ)
     os.environ["TA_CACHE_DIR"] = str(folder)
     try:

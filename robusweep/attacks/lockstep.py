@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from greenlet import getcurrent, greenlet
 
 R = TypeVar("R")
@@ -23,15 +24,17 @@ Question = tuple[Service, list[Any]]
 def ask(service: Service, items: list[Any]) -> Any:
     """The service's answers to these items, one for each; inside ``in_lockstep`` they are gathered with others'.
 
-    Python's and NumPy's global generators, which TextAttack draws from, are this search's own again afterwards.
+    The global generators of Python, NumPy and torch, which TextAttack may draw from, are this search's own again
+    afterwards.
     """
     lane = getcurrent()
     if lane.parent is None or not isinstance(lane, _Lane):
         return service(items)
-    states = random.getstate(), np.random.get_state()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     answers = lane.parent.switch((service, items))
     random.setstate(states[0])
     np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
     return answers
 
 

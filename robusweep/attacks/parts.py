@@ -1,56 +1,78 @@
-"""Our own parts for TextAttack: a victim, a transformation, constraints. Import it only inside a function."""
+"""Our own parts for TextAttack: a victim, transformations, constraints. Import it only inside a function."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from robusweep.attacks import lockstep
-from robusweep.attacks.encoder import SentenceEncoder, sentence_encoder
+from robusweep.attacks.encoder import sentence_encoder
 from robusweep.attacks.library import import_textattack
 from robusweep.attacks.lockstep import Service
+from robusweep.attacks.native import one_word_synonyms, probabilities
+from robusweep.attacks.originals import LanguageModel
 from robusweep.attacks.protocol import Protocol
-from robusweep.attacks.resources import synonyms
+from robusweep.attacks.similarity import Similarity, blocks
 from robusweep.attacks.stop_words import STOP_WORDS
 from robusweep.attacks.tagger import tagger
-from robusweep.errors import StageError
-from robusweep.examples import Victim
-
-BF16_MARGIN = 0.03  # a bfloat16 cosine closer than this to the threshold is computed again in float32
+from robusweep.errors import MissingError, StageError
+from robusweep.examples import Gradient, TokenVictim, Victim
 
 textattack: Any = import_textattack()
 AttackedText = textattack.shared.AttackedText
-_is_one_word = textattack.shared.utils.is_one_word
 _is_word_swap = textattack.shared.validators.transformation_consists_of_word_swaps
+TOKEN_SIGNS = ("##", "Ġ", "▁")  # what tokenizers put before a piece
 
 
 class VictimWrapper(textattack.models.wrappers.ModelWrapper):  # type: ignore[misc]
-    """Asks a victim, answers with probabilities, and counts the texts it was given.
+    """Asks a victim and answers with probabilities. ``white_box``: the same victim in float32, for gradients.
 
     Probabilities are float64: TextAttack would apply a second softmax to rows whose sum is off by 1e-6. ``bf16`` and
     ``device`` are for the sentence encoder of the same attack.
     """
 
-    def __init__(self, *, bf16: bool = False, device: str = "cpu") -> None:
+    max_length = 512  # words that A2T ranks
+
+    def __init__(self, *, bf16: bool = False, device: str = "cpu", white_box: TokenVictim | None = None) -> None:
         self.model = None  # TextAttack looks at its class only
         self.victim: Service | None = None
-        self.n_texts = 0
+        self._white_box = white_box
         self.bf16, self.device = bf16, device
 
     def __call__(self, texts: list[str]) -> torch.Tensor:
         if self.victim is None:
             raise RuntimeError("no victim is set")
-        self.n_texts += len(texts)
-        logits = np.asarray(lockstep.ask(self.victim, texts))
-        return torch.softmax(torch.from_numpy(logits).double(), dim=1)
+        return torch.from_numpy(probabilities(lockstep.ask(self.victim, texts)))
+
+    @property
+    def white_box(self) -> TokenVictim:
+        """Raises ``StageError`` where the victim can't be looked into."""
+        if self._white_box is None:
+            raise StageError("attack: this victim gives no gradients, and the attack needs them")
+        return self._white_box
+
+    def gradient_of(self, text: str) -> Gradient:
+        """The gradient of the loss of the victim's prediction at the word embeddings."""
+        found: Gradient = lockstep.ask(self.white_box.gradients, [text])[0]
+        return found
+
+    def get_grad(self, text: str) -> dict[str, Any]:
+        found = self.gradient_of(text)
+        return {"ids": found.ids, "gradient": found.values}
+
+    def _tokenize(self, texts: list[str]) -> list[list[str]]:
+        return [list(found.tokens) for found in self.white_box.gradients(texts)]
 
 
-def ask(victim: Victim, texts: Sequence[str]) -> Any:
-    """The victim's logits [n_texts, n_classes]. Raises ``StageError`` when it fails or a logit is not finite."""
+def ask(victim: Victim, texts: Sequence[Any]) -> Any:
+    """The victim's logits [n, n_classes]. Raises ``StageError`` when it fails or a logit is not finite."""
     try:
         logits = np.asarray(victim(texts), dtype=np.float32)
     except Exception as error:
@@ -59,7 +81,7 @@ def ask(victim: Victim, texts: Sequence[str]) -> Any:
         raise StageError(f"attack: the victim gave logits of shape {logits.shape} for {len(texts)} texts")
     if not np.isfinite(logits).all():
         worst = texts[int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])]
-        raise StageError(f"attack: the victim's logits are not finite for the text {worst[:80]!r}")
+        raise StageError(f"attack: the victim's logits are not finite for the text {str(worst)[:80]!r}")
     return logits
 
 
@@ -68,24 +90,111 @@ def untargeted(wrapper: VictimWrapper) -> Any:
     return textattack.goal_functions.UntargetedClassification(wrapper, model_batch_size=4096)
 
 
+# ----------------------------------------------------------------------------------------- transformations
 class SynonymSwap(textattack.transformations.WordSwap):  # type: ignore[misc]
     """Swap a word for its WordNet synonyms, as TextAttack's ``WordSwapWordNet`` does, first senses first."""
 
     def __init__(self, max_candidates: int | None) -> None:
         super().__init__()
         self.max_candidates = max_candidates
-        self._known: dict[str, list[str]] = {}
 
     def _get_replacement_words(self, word: str) -> list[str]:
-        if word not in self._known:
-            candidates = [name for name in synonyms().of(word) if _is_one_word(name)]
-            self._known[word] = candidates[: self.max_candidates]
-        return self._known[word]
+        return list(one_word_synonyms(word, self.max_candidates))
 
     def extra_repr_keys(self) -> list[str]:
         return ["max_candidates"]
 
 
+def synonym_swap(protocol: Protocol, most: int | None = None) -> SynonymSwap:
+    """Synonyms as many as the attack and the protocol allow."""
+    limits = [limit for limit in (most, protocol.max_candidates) if limit is not None]
+    return SynonymSwap(min(limits, default=None))
+
+
+class GradientSwap(SynonymSwap):
+    """The synonym swaps with the largest first-order gain in the loss (HotFlip's estimate, at word embeddings).
+
+    A word of several pieces counts with the sum of its pieces' gradients and the mean of their embeddings.
+    """
+
+    def __init__(self, wrapper: VictimWrapper, max_candidates: int | None, top: int) -> None:
+        super().__init__(max_candidates)
+        self.wrapper, self.top = wrapper, top
+        self.is_black_box = False
+
+    def _get_transformations(self, current_text: Any, indices_to_modify: Any) -> list[Any]:
+        victim, found = self.wrapper.white_box, self.wrapper.gradient_of(current_text.text)
+        pieces = _pieces_of_words(current_text.words, found.tokens)
+        swaps, gains = [], []
+        for i in sorted(indices_to_modify):
+            news = self._get_replacement_words(current_text.words[i])
+            if not pieces[i] or not news:  # the word lies behind the victim's last token
+                continue
+            slope = found.values[pieces[i]].sum(axis=0)
+            old = victim.embeddings(found.ids[pieces[i]]).mean(axis=0)
+            for new, ids in zip(news, victim.pieces([f" {new}" for new in news]), strict=True):
+                swaps.append((i, new))
+                gains.append(float((victim.embeddings(ids).mean(axis=0) - old) @ slope))
+        best = np.argsort(-np.asarray(gains), kind="stable")[: self.top].tolist()
+        return [current_text.replace_word_at_index(*swaps[k]) for k in best]
+
+
+def _pieces_of_words(words: Sequence[str], tokens: Sequence[str]) -> list[list[int]]:
+    """For each word the places of its tokens, none where it was cut off; signs between words belong to none."""
+    found: list[list[int]] = []
+    at = 0
+    for word in words:
+        rest, mine = word.lower(), []
+        for place in range(at, len(tokens)):
+            piece = tokens[place].lower()
+            for sign in TOKEN_SIGNS:
+                piece = piece.removeprefix(sign)
+            if piece and rest.startswith(piece):
+                mine.append(place)
+                rest = rest[len(piece) :]
+            elif mine:  # a token in another spelling, such as an unknown one: the word ends here
+                break
+            if not rest:
+                break
+        found.append(mine)
+        at = mine[-1] + 1 if mine else at
+    return found
+
+
+@contextmanager
+def _without_intentional_homoglyphs() -> Iterator[None]:
+    """TextAttack's wheel lacks the file of its second list of homoglyphs, which a word swap never looks at."""
+    module: Any = import_module("textattack.transformations.word_swaps.word_swap_homoglyph_swap")
+    module.open = lambda *_args, **_named: io.StringIO("")
+    try:
+        yield
+    finally:
+        del module.open
+
+
+def homoglyph_swap() -> Any:
+    """TextAttack's swap of one letter for one that looks like it."""
+    with _without_intentional_homoglyphs():
+        return textattack.transformations.WordSwapHomoglyphSwap()
+
+
+def masked_swap(model: LanguageModel, *, method: Literal["bae", "bert-attack"], most: int) -> Any:
+    """TextAttack's swap for what a masked language model puts in a word's place."""
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    folder = model.folder()
+    if folder is None:
+        raise MissingError(str(model.missing()))
+    return textattack.transformations.WordSwapMaskedLM(
+        method=method,
+        masked_language_model=AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True),
+        tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True),
+        max_candidates=most,
+        min_confidence=0.0 if method == "bae" else 5e-4,
+    )
+
+
+# --------------------------------------------------------------------------------------------- constraints
 class NoStopWords(textattack.constraints.PreTransformationConstraint):  # type: ignore[misc]
     """Stop words in upper or lower case stay as they are."""
 
@@ -105,14 +214,27 @@ class MaxChanges(textattack.constraints.PreTransformationConstraint):  # type: i
         return set() if spent else set(range(current_text.num_words))
 
 
+class WithinChanges(textattack.constraints.Constraint):  # type: ignore[misc]
+    """At most the protocol's share of words has changed; for searches that combine texts, too."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        super().__init__(compare_against_original=True)
+        self._protocol = protocol
+
+    def _check_constraint(self, transformed_text: Any, reference_text: Any) -> bool:
+        n_changed = len(transformed_text.attack_attrs["modified_indices"])
+        return n_changed <= self._protocol.max_changes(reference_text.num_words)
+
+
 class SamePartOfSpeech(textattack.constraints.Constraint):  # type: ignore[misc]
-    """The new word has the old word's universal tag where it stands, or both are nouns or verbs (TextFooler).
+    """The new word has the old word's universal tag where it stands; with ``nouns_for_verbs`` these two may mix.
 
     Tags are taken in the original's context: four words before, three after, as TextAttack does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, nouns_for_verbs: bool = False) -> None:
         super().__init__(compare_against_original=True)
+        self.nouns_for_verbs = nouns_for_verbs
         self._tags: dict[tuple[tuple[str, ...], int], str] = {}
 
     def clear_cache(self) -> None:
@@ -126,11 +248,13 @@ class SamePartOfSpeech(textattack.constraints.Constraint):  # type: ignore[misc]
 
     def _check_constraint(self, transformed_text: Any, reference_text: Any) -> bool:
         words = reference_text.words
+        if transformed_text.num_words != len(words):
+            return True  # one word became several: there is no word to compare
         for i in transformed_text.attack_attrs["newly_modified_indices"]:
             before, after = words[max(0, i - 4) : i], words[i + 1 : i + 4]
             old = self._tag([*before, words[i], *after], len(before))
             new = self._tag([*before, transformed_text.words[i], *after], len(before))
-            if old != new and {old, new} != {"NOUN", "VERB"}:
+            if old != new and not (self.nouns_for_verbs and {old, new} == {"NOUN", "VERB"}):
                 return False
         return True
 
@@ -139,88 +263,108 @@ class SamePartOfSpeech(textattack.constraints.Constraint):  # type: ignore[misc]
 
 
 class SentenceSimilarity(textattack.constraints.Constraint):  # type: ignore[misc]
-    """The cosine of the MiniLM vectors of the original and the perturbed text is at least ``minimum``.
+    """Every block of the original that holds a change is as similar to the new text's as the protocol asks.
 
-    With a ``window``, that many words around the newest change are compared, in both texts at the same place: a change
-    in a long text then counts as much as in a short one, and most windows are met more than once in a search.
+    A change in a long text then counts as much as in a short one, whatever the order of changes, and a new change needs
+    one block to be looked at.
     """
 
-    def __init__(self, minimum: float, window: int | None, *, bf16: bool = False, device: str = "cpu") -> None:
+    def __init__(self, minimum: float, block: int | None, *, bf16: bool = False, device: str = "cpu") -> None:
         super().__init__(compare_against_original=True)
-        self.minimum, self.window = minimum, window
-        self._fast, self._exact = sentence_encoder(device, bf16), sentence_encoder(device, False)
+        self._similarity = Similarity(minimum, block, bf16=bf16, device=device)
 
     def _check_constraint_many(self, transformed_texts: list[Any], reference_text: Any) -> list[Any]:
-        if not transformed_texts:
-            return []
         pairs = [self._compared(text, reference_text) for text in transformed_texts]
-        cosines = _cosines(self._fast, pairs)
-        if self._fast is not self._exact:
-            close = np.flatnonzero(np.abs(cosines - self.minimum) < BF16_MARGIN).tolist()
-            cosines[close] = _cosines(self._exact, [pairs[i] for i in close])
+        cosines = iter(self._similarity.of([pair for around in pairs for pair in around]).tolist())
         kept = []
-        for text, cosine in zip(transformed_texts, cosines.tolist(), strict=True):
-            text.attack_attrs["similarity_score"] = cosine
-            if cosine >= self.minimum:
+        for text, around in zip(transformed_texts, pairs, strict=True):
+            lowest = min([next(cosines) for _ in around], default=1.0)
+            text.attack_attrs["similarity_score"] = lowest
+            if lowest >= self._similarity.minimum:
                 kept.append(text)
         return kept
 
     def _check_constraint(self, transformed_text: Any, reference_text: Any) -> bool:
         return bool(self._check_constraint_many([transformed_text], reference_text))
 
-    def _compared(self, transformed_text: Any, reference_text: Any) -> tuple[str, str]:
-        if self.window is None:
-            return reference_text.text, transformed_text.text
-        place = min(transformed_text.attack_attrs["newly_modified_indices"])
-        around = reference_text.text_window_around_index, transformed_text.text_window_around_index
-        return around[0](place, self.window), around[1](place, self.window)
+    def _compared(self, transformed_text: Any, reference_text: Any) -> list[tuple[str, str]]:
+        """Each changed block, in the original and in the new text."""
+        places = transformed_text.attack_attrs["original_index_map"]
+        n_old, n_new = reference_text.num_words, transformed_text.num_words
+        changed = {_origin(places, place) for place in transformed_text.attack_attrs["modified_indices"]}
+        firsts = [*blocks(n_old, self._similarity.block), n_old]
+        found = []
+        for first, end in pairwise(firsts):
+            if changed.isdisjoint(range(first, end)):
+                continue
+            now = [place for place in places[first:end].tolist() if place >= 0]
+            behind = places[end:][places[end:] >= 0]
+            last = int(behind[0]) - 1 if len(behind) else n_new - 1  # words that were split off belong to the block
+            new = _span(transformed_text, now[0], last) if now and last >= now[0] else ""
+            found.append((_span(reference_text, first, end - 1), new))
+        return found
 
-    def extra_repr_keys(self) -> list[str]:
-        return ["minimum", "window"]
+
+def _origin(places: Any, place: int) -> int:
+    """The word of the original that a word of the new text came from; ``places`` maps the other way, -1 if deleted."""
+    return int(np.flatnonzero((places >= 0) & (places <= place))[-1:].sum())
 
 
-def _cosines(encoder: SentenceEncoder, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
-    """The cosine of each pair of texts."""
-    vectors = np.asarray(lockstep.ask(encoder.encode, [text for pair in pairs for text in pair]), dtype=np.float64)
-    cosines: NDArray[np.float64] = vectors.reshape(len(pairs), 2, encoder.width).prod(axis=1).sum(axis=1)
-    return cosines
+def _span(text: Any, first: int, last: int) -> str:
+    """From the begin of one word to the end of another."""
+    begin = text._text_index_of_word_index(first)
+    found: str = text.text[begin : text._text_index_of_word_index(last) + len(text.words[last])]
+    return found
 
 
 class WindowSimilarity(textattack.constraints.semantics.sentence_encoders.SentenceEncoder):  # type: ignore[misc]
-    """TextFooler's sentence constraint as TextAttack ships it, with MiniLM where it has the Universal Sentence
-    Encoder: angular similarity of 15 words around the change, to the text before the change."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            threshold=0.840845057,  # 1 - 0.5 / pi, see TextAttack's recipe
-            metric="angular",
-            compare_against_original=False,
-            window_size=15,
-            skip_text_shorter_than_window=True,
-        )
+    """A sentence constraint of TextAttack's, with MiniLM where it has the Universal Sentence Encoder or another."""
 
     def encode(self, sentences: list[str]) -> torch.Tensor:
         return torch.from_numpy(np.asarray(lockstep.ask(sentence_encoder("cpu", False).encode, sentences)))
 
 
-def common_constraints(protocol: Protocol) -> list[Any]:
-    """The constraints of a protocol that hold for word- and character-level attacks alike."""
+def common_constraints(protocol: Protocol, *, repeat: bool = False) -> list[Any]:
+    """The constraints of a protocol that hold for attacks of every level.
+
+    ``repeat``: under its own constraints the attack may change a word more than once.
+    """
     pre = textattack.constraints.pre_transformation
     if protocol.library_constraints:
-        return [pre.RepeatModification(), pre.StopwordModification(stopwords=STOP_WORDS)]
+        stop_words = pre.StopwordModification(stopwords=STOP_WORDS)
+        return [stop_words] if repeat else [pre.RepeatModification(), stop_words]
     found: list[Any] = []
     if protocol.no_repeat:
         found.append(pre.RepeatModification())
     if protocol.no_stop_words:
         found.append(NoStopWords())
     if protocol.max_words_changed is not None:
-        found.append(MaxChanges(protocol))
+        found += [MaxChanges(protocol), WithinChanges(protocol)]
     return found
 
 
-def similarity_constraints(protocol: Protocol, wrapper: VictimWrapper) -> list[Any]:
-    """The protocol's sentence similarity, for word-level attacks; none where the protocol asks for none."""
-    if protocol.min_similarity is None:
-        return []
-    window = protocol.similarity_window
-    return [SentenceSimilarity(protocol.min_similarity, window, bf16=wrapper.bf16, device=wrapper.device)]
+def meaning_constraints(protocol: Protocol, wrapper: VictimWrapper, *, library: Sequence[Any] = ()) -> list[Any]:
+    """What a protocol asks of swapped words: part of speech, similarity. ``library``: the attack's own, under its own
+    constraints."""
+    if protocol.library_constraints:
+        return list(library)
+    found: list[Any] = [SamePartOfSpeech()] if protocol.same_part_of_speech else []
+    if protocol.min_similarity is not None:
+        block = protocol.similarity_block
+        found.append(SentenceSimilarity(protocol.min_similarity, block, bf16=wrapper.bf16, device=wrapper.device))
+    return found
+
+
+def under_protocol(shipped: Any, protocol: Protocol, wrapper: VictimWrapper, level: str) -> Any:
+    """A recipe of TextAttack's under a protocol: its stop words, repetition rule and sentence encoders are replaced."""
+    pre = textattack.constraints.pre_transformation
+    encoders = textattack.constraints.semantics.sentence_encoders.SentenceEncoder
+    replaced = (pre.RepeatModification, pre.StopwordModification, encoders)
+    own = [c for c in [*shipped.pre_transformation_constraints, *shipped.constraints] if not isinstance(c, replaced)]
+    meaning = meaning_constraints(protocol, wrapper) if level != "char" else []
+    return textattack.Attack(
+        untargeted(wrapper),
+        [*common_constraints(protocol), *own, *meaning],
+        shipped.transformation,
+        shipped.search_method,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from robusweep.attacks.base import Attack
+from robusweep.attacks.greedy import Greedy
 from robusweep.attacks.protocol import Protocol
 from robusweep.attacks.resources import WORDNET
 
@@ -21,7 +22,7 @@ class Pwws(Attack):
     """
 
     kind: Literal["pwws"] = "pwws"
-    level: ClassVar[Literal["word", "char"]] = "word"
+    level: ClassVar[Literal["word", "char", "mixed"]] = "word"
     substitutions: ClassVar[tuple[str, ...]] = (
         "no named-entity swaps (as in TextAttack)",
         "WordNet 3.0 without its lists of irregular forms: went, mice have no synonyms",
@@ -29,12 +30,21 @@ class Pwws(Attack):
     )
     own_resources = (WORDNET,)
 
+    def greedy(self, protocol: Protocol) -> Greedy | None:
+        if protocol.library_constraints:
+            return None
+        return Greedy(
+            ranking="weighted-saliency",
+            same_part_of_speech=protocol.same_part_of_speech,
+            max_candidates=protocol.max_candidates,
+        )
+
     def build(self, protocol: Protocol, wrapper: VictimWrapper) -> Any:
         from robusweep.attacks import parts
 
         return parts.textattack.Attack(
             parts.untargeted(wrapper),
-            [*parts.common_constraints(protocol), *parts.similarity_constraints(protocol, wrapper)],
-            parts.SynonymSwap(protocol.max_candidates),
+            [*parts.common_constraints(protocol), *parts.meaning_constraints(protocol, wrapper)],
+            parts.synonym_swap(protocol),
             parts.textattack.search_methods.GreedyWordSwapWIR("weighted-saliency"),
         )

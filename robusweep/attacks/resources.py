@@ -64,7 +64,7 @@ class Resource:
 
     def identity(self) -> dict[str, str]:
         """Name, version and the SHA-256 over its files."""
-        shas = {name: _sha256(self.path(name)) for name in self.files}
+        shas = {name: sha256_of(self.path(name)) for name in self.files}
         return {"name": self.name, "package": self.requirement.split("==")[0], "version": self.version()} | (
             {"sha256": digest_of(shas)} if shas else {}
         )
@@ -95,6 +95,7 @@ ENCODER = Resource(
 TEXTATTACK = Resource("TextAttack", "textattack", "textattack==0.3.11", no_deps=False)
 
 TAGGER_SHA256 = "1109164b3d28dce58f96b763128bab2fd8754c3921fd3330de2724ac6d1ada7c"
+INSTALLED = "post_install_check_3"  # TextAttack leaves it in its cache folder, and downloads nothing where it lies
 FORMAT = 1  # of the converted files; raise it when a converter changes
 
 
@@ -103,7 +104,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ROBUSWEEP_CACHE") or Path.home() / ".cache" / "robusweep")
 
 
-def _sha256(path: Path) -> str:
+def textattack_cache() -> Path:
+    """Where TextAttack's own resources lie: ``$TA_CACHE_DIR``, else ``~/.cache/textattack`` where TextAttack has used
+    it, else a folder of robusweep's."""
+    if named := os.environ.get("TA_CACHE_DIR"):
+        return Path(named)
+    usual = Path.home() / ".cache" / "textattack"
+    return usual if (usual / INSTALLED).is_file() else cache_folder() / "textattack"
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, computed once for each of its versions."""
     stat = path.stat()
     return _sha256_of_version(path, stat.st_mtime_ns, stat.st_size)
 
@@ -221,7 +232,7 @@ def tagger_weights() -> dict[str, Any]:
 
 def _tagger_weights() -> dict[str, Any]:
     path = TAGGER.path(TAGGER.files[0])
-    found = _sha256(path)
+    found = sha256_of(path)
     if found != TAGGER_SHA256:
         raise MissingError(
             f"{path} is not the tagger that robusweep knows: SHA-256 {found}, expected {TAGGER_SHA256}",

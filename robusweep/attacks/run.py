@@ -6,21 +6,24 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from robusweep.attacks.base import Attack
 from robusweep.attacks.protocol import Protocol
 from robusweep.errors import MissingError
-from robusweep.examples import Example, Victim
+from robusweep.examples import Example, TokenVictim, Victim
 from robusweep.record import AttackOutcome
 from robusweep.seeds import derive
 
 if TYPE_CHECKING:
     from robusweep.attacks.lockstep import Service
+    from robusweep.attacks.native import Found
+    from robusweep.attacks.surface import Rows, Strings
 
 N_LANES = 32  # examples that are attacked at once; a forward pass is then full on a CPU
+Engine = Literal["auto", "textattack"]
 
 
 def run_attack(
@@ -34,6 +37,7 @@ def run_attack(
     done: Mapping[str, AttackOutcome] | None = None,
     on_outcome: Callable[[AttackOutcome], None] | None = None,
     n_lanes: int = N_LANES,
+    engine: Engine = "auto",
     bf16: bool = False,
     device: str = "cpu",
 ) -> list[AttackOutcome]:
@@ -44,16 +48,16 @@ def run_attack(
     ``exact``, and that attack alone is its outcome. What survives the fast victim is not tried again.
     ``bf16`` and ``device`` are those of the sentence encoder, whose close decisions are repeated in float32.
 
-    ``n_queries`` of an outcome counts the texts that TextAttack handed to the victim in the search that gave the
-    outcome: the unchanged text, and all others except those that TextAttack remembers from earlier in that search.
-    Confirming a success is not counted.
+    ``n_queries`` of an outcome is TextAttack's ``num_queries`` of the search that gave the outcome: the unchanged text
+    counts, and so does a text that was asked before. Confirming a success is not counted.
 
     ``n_lanes`` examples are attacked at once, their queries gathered into common batches; a victim whose logits do not
-    depend on what else is in a batch gives the same outcomes with any number.
+    depend on what else is in a batch gives the same outcomes with any number. ``engine``: ``auto`` runs greedy word
+    substitutions without TextAttack's objects, with the same outcomes; ``textattack`` never does.
 
     ``done`` maps ids of examples to outcomes of an earlier, interrupted run. ``on_outcome`` is called with each new
-    outcome at once. Raises ``MissingError`` when a resource is not here, and ``StageError`` when the victim fails or
-    gives logits that are not finite.
+    outcome at once. Raises ``MissingError`` when a resource is not here, and ``StageError`` when the victim fails,
+    gives logits that are not finite, or has no gradients for an attack that needs them.
     """
     if lacking := attack.missing(protocol):
         raise MissingError(f"attack {attack.kind!r} lacks {lacking[0].split(': ')[0]}", hint="\n  ".join(lacking))
@@ -64,11 +68,12 @@ def run_attack(
         from robusweep.attacks.library import remembering_words
         from robusweep.attacks.lockstep import in_lockstep
 
-        services = partial(parts.ask, victim), partial(parts.ask, exact)
+        fast, sure = _Side(victim), _Side(exact)
         if victim is exact:
-            services = services[0], services[0]
-        searches = _Searches(lambda: _Search(attack, protocol, seed, services, bf16=bf16, device=device))
-        predicted = services[1]([example.text for example in todo]).argmax(axis=1)
+            fast = sure
+        build = partial(_Search, attack, protocol, seed, (fast, sure), engine=engine, bf16=bf16, device=device)
+        searches = _Searches(build)
+        predicted = parts.ask(exact, [example.text for example in todo]).argmax(axis=1)
         jobs = [
             partial(searches.outcome, example, right=label == example.label)
             for example, label in zip(todo, predicted.tolist(), strict=True)
@@ -79,6 +84,29 @@ def run_attack(
                 if on_outcome is not None:
                     on_outcome(outcome)
     return [outcomes[example.id] for example in examples]
+
+
+class _Side:
+    """A victim as the services that searches ask: about texts and, where it can, about token ids."""
+
+    def __init__(self, victim: Victim) -> None:
+        from robusweep.attacks import parts
+
+        self.texts: Service = partial(parts.ask, victim)
+        self.tokens = victim if isinstance(victim, TokenVictim) else None
+        self.rows: Service | None = None
+        if self.tokens is not None:
+            self.rows = partial(parts.ask, cast("Victim", self.tokens.logits))  # the same, for rows of token ids
+
+    def neighbours(self, text: str) -> tuple[Callable[[str], Rows | Strings], Service]:
+        """How to ask about this text and its neighbours, and whom."""
+        from robusweep.attacks.surface import Rows, Strings
+
+        if self.tokens is not None and self.rows is not None:
+            victim = self.tokens
+            if Rows(victim, text).fits(victim.rows([text])[0]):
+                return partial(Rows, victim), self.rows
+        return Strings, self.texts
 
 
 class _Searches:
@@ -96,29 +124,36 @@ class _Searches:
 
 
 class _Search:
-    """A TextAttack attack, built once, that is pointed at one example after the other."""
+    """An attack, built once, that is pointed at one example after the other."""
 
     def __init__(
         self,
         attack: Attack,
         protocol: Protocol,
         seed: int,
-        services: tuple[Service, Service],
+        sides: tuple[_Side, _Side],
         *,
+        engine: Engine,
         bf16: bool,
         device: str,
     ) -> None:
         from robusweep.attacks import parts
         from robusweep.attacks.library import quiet
+        from robusweep.attacks.similarity import Similarity
 
-        self._kind, self._protocol, self._seed = attack.kind, protocol, seed
-        self._fast, self._exact = services
-        self._wrapper = parts.VictimWrapper(bf16=bf16, device=device)
+        self._kind, self._goal, self._protocol, self._seed = attack.kind, attack.goal, protocol, seed
+        self._fast, self._exact = sides
+        self._wrapper = parts.VictimWrapper(bf16=bf16, device=device, white_box=self._exact.tokens)
+        self._greedy = attack.greedy(protocol) if engine == "auto" else None
+        self._similarity = None
+        if self._greedy is not None and protocol.min_similarity is not None:
+            minimum, block = protocol.min_similarity, protocol.similarity_block
+            self._similarity = Similarity(minimum, block, bf16=bf16, device=device)
         with quiet():
             self._attack = attack.build(protocol, self._wrapper)
 
     def misclassified(self, example: Example) -> AttackOutcome:
-        return self._outcome(example, "misclassified", n_queries=0, n_words=_attacked_text(example).num_words)
+        return self._outcome(example, "misclassified", n_queries=1, n_words=_n_words(example))
 
     def confirmed(self, example: Example) -> AttackOutcome:
         """Attack the fast victim; attack the exact one where it does not agree with what came out."""
@@ -128,17 +163,49 @@ class _Search:
         if self._fast is self._exact or outcome.status == "survived":
             return outcome
         if outcome.status == "broken":
-            (logits,) = ask(self._exact, [str(outcome.perturbed_text)])
-            if logits.argmax() != example.label:
+            (logits,) = ask(self._exact.texts, [str(outcome.perturbed_text)])
+            if self._succeeds(int(logits.argmax()), example.label):
                 return outcome
         return self._run(example, self._exact)
 
-    def _run(self, example: Example, victim: Service) -> AttackOutcome:
-        text = _attacked_text(example)
+    def _succeeds(self, predicted: int, label: int) -> bool:
+        return (predicted != label) == (self._goal == "change_label")
+
+    def _run(self, example: Example, side: _Side) -> AttackOutcome:
+        from robusweep.attacks.surface import Surface
+
+        if not _n_words(example):  # nothing to change, which some of TextAttack's searches don't expect
+            return self._outcome(example, "survived", n_queries=1, n_words=0)
+        surface = Surface.of(example.text) if self._greedy is not None else None
+        return self._with_textattack(example, side) if surface is None else self._natively(example, side, surface)
+
+    def _natively(self, example: Example, side: _Side, surface: Any) -> AttackOutcome:
+        from robusweep.attacks import native
+
+        assert self._greedy is not None
+        neighbours, service = side.neighbours(example.text)
+        found: Found = native.search(
+            self._greedy, self._protocol, surface, neighbours, service, example.label, self._similarity
+        )
+        return self._outcome(
+            example,
+            found.status,
+            n_queries=found.n_queries,
+            n_words=len(surface.words),
+            exhausted=found.exhausted,
+            n_words_changed=found.n_changed,
+            similarity=found.similarity,
+            perturbed_text=found.text,
+        )
+
+    def _with_textattack(self, example: Example, side: _Side) -> AttackOutcome:
+        from robusweep.attacks.parts import AttackedText
+
+        text = AttackedText(example.text)
         budget = self._protocol.max_queries(text.num_words)
         self._attack.goal_function.query_budget = float("inf") if budget is None else budget
-        self._wrapper.victim, self._wrapper.n_texts = victim, 0
-        _seed_generators(derive(self._seed, self._kind, example.id))
+        self._wrapper.victim = side.texts
+        seed_generators(derive(self._seed, self._kind, example.id))
         try:
             result = self._attack.attack(text, example.label)
         finally:
@@ -147,49 +214,61 @@ class _Search:
         return self._read(example, result, text)
 
     def _read(self, example: Example, result: Any, text: Any) -> AttackOutcome:
+        from robusweep.attacks.audit import n_words_changed
         from robusweep.attacks.parts import textattack
 
-        results, n_words = textattack.attack_results, text.num_words
-        if isinstance(result, results.SkippedAttackResult):
-            return self._outcome(example, "misclassified", n_queries=0, n_words=n_words)
-        if not isinstance(result, results.SuccessfulAttackResult):
-            return self._outcome(example, "survived", n_queries=self._wrapper.n_texts, n_words=n_words)
-        final = result.perturbed_result.attacked_text
-        same_length = final.num_words == n_words
-        changed = len(text.all_words_diff(final)) if same_length else text.words_diff_num(final)
+        n_words, n_queries = text.num_words, result.num_queries
+        if isinstance(result, textattack.attack_results.SkippedAttackResult):
+            return self._outcome(example, "misclassified", n_queries=n_queries, n_words=n_words)
+        final, goal = result.perturbed_result, self._attack.goal_function
+        if not self._reached(final, example.label):
+            exhausted = n_queries >= goal.query_budget
+            return self._outcome(example, "survived", n_queries=n_queries, n_words=n_words, exhausted=exhausted)
         measured = self._protocol.min_similarity is not None
         return self._outcome(
             example,
             "broken",
-            n_queries=self._wrapper.n_texts,
+            n_queries=n_queries,
             n_words=n_words,
-            n_words_changed=int(changed),
-            similarity=final.attack_attrs.get("similarity_score") if measured else None,
-            perturbed_text=final.text,
+            n_words_changed=n_words_changed(text.words, final.attacked_text.words),
+            similarity=final.attacked_text.attack_attrs.get("similarity_score") if measured else None,
+            perturbed_text=final.attacked_text.text,
         )
+
+    def _reached(self, final: Any, label: int) -> bool:
+        """Whether the attack did what its goal asks, whatever the library calls a success."""
+        if self._goal == "keep_label":
+            return bool(final.output == label and final.attacked_text.num_words <= 1)
+        return bool(final.output != label)
 
     @staticmethod
     def _outcome(example: Example, status: Any, **fields: Any) -> AttackOutcome:
         return AttackOutcome(example_id=example.id, label=example.label, status=status, **fields)
 
 
-def _attacked_text(example: Example) -> Any:
-    from robusweep.attacks.parts import AttackedText
+def _n_words(example: Example) -> int:
+    from robusweep.attacks.library import words_from_text
 
-    return AttackedText(example.text)
+    return len(words_from_text(example.text))
 
 
-def _seed_generators(seed: int) -> None:
-    """Python's and NumPy's global generators, which TextAttack draws from."""
+def seed_generators(seed: int) -> None:
+    """Python's, NumPy's and torch's global generators, which TextAttack may draw from."""
+    import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 @contextmanager
 def _generators_restored() -> Iterator[None]:
+    import torch
+
     python, numpy = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

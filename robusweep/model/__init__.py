@@ -14,7 +14,7 @@ from robusweep.model.encoder import (
     uses_bf16,
 )
 from robusweep.model.loading import TextModel, head_names, load, load_classifier, network_digest
-from robusweep.model.victim import ModelVictim, victim
+from robusweep.model.victim import ModelVictim, victim, victims
 
 __all__ = [
     "EMBEDDED",
@@ -33,4 +33,5 @@ __all__ = [
     "resolve",
     "uses_bf16",
     "victim",
+    "victims",
 ]

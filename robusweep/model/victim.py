@@ -46,6 +46,21 @@ def victim(
     return ModelVictim(model, network, precision=precision, memory=QueryMemory() if memory is None else memory)
 
 
+def victims(
+    model: TextModel,
+    parameters: Mapping[str, Tensor],
+    *,
+    bf16: bool,
+    memory: Callable[[str], QueryMemory] = lambda _precision: QueryMemory(),
+) -> tuple[ModelVictim, ModelVictim]:
+    """(fast, exact): one model in bfloat16 and in float32, or twice the same object without ``bf16``.
+
+    ``memory`` gives what each precision has answered before.
+    """
+    exact = victim(model, parameters, precision="fp32", memory=memory("fp32"))
+    return (exact.cast("bf16", memory("bf16")) if bf16 else exact), exact
+
+
 class ModelVictim:
     """A model as a ``TokenVictim``.
 
@@ -69,6 +84,21 @@ class ModelVictim:
         found._temperature = 1.0 if temperature is None else temperature
         return found
 
+    def cast(self, precision: Literal["fp32", "bf16"], memory: QueryMemory) -> ModelVictim:
+        """The same weights in another precision, without a copy of what need not be cast."""
+        return ModelVictim(self._model, self._network, precision=precision, memory=memory)
+
+    def forgetful(self) -> ModelVictim:
+        """The same victim without its memory of earlier answers."""
+        found = copy.copy(self)
+        found._asked = self._asked.without_memory()
+        return found
+
+    @property
+    def n_asked(self) -> int:
+        """How many rows were asked about, remembered ones included."""
+        return self._asked.n_asked
+
     @property
     def n_computed(self) -> int:
         """How many rows went through the network; the others were remembered."""
@@ -76,7 +106,11 @@ class ModelVictim:
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """[n_texts, n_classes], float32."""
-        return self.logits([np.asarray(ids, dtype=np.int64) for ids in self._model.tokens(texts)])
+        return self.logits(self.rows(texts))
+
+    def rows(self, texts: Sequence[str]) -> list[Row]:
+        """The token ids of each text, cut to the model's length, with special tokens around."""
+        return [np.asarray(ids, dtype=np.int64) for ids in self._model.tokens(texts)]
 
     def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """[n_rows, n_classes], float32; equal rows have equal logits."""
@@ -93,10 +127,19 @@ class ModelVictim:
             self._pieces.update((part, np.asarray(row, dtype=np.int64)) for part, row in zip(new, ids, strict=True))
         return [self._pieces[part] for part in parts]
 
-    def row(self, ids: Row) -> Row:
-        """The ids of a text's parts, cut to the model's length, with special tokens around."""
+    def row(self, ids: Sequence[Row]) -> Row:
+        """The ids of a text's parts, joined, cut to the model's length, with special tokens around."""
         before, after = self._around
-        return np.concatenate([before, ids[: self._model.max_tokens - len(before) - len(after)], after])
+        joined = np.concatenate([before, *ids, after])
+        longest = self._model.max_tokens
+        return joined if len(joined) <= longest else np.concatenate([joined[: longest - len(after)], after])
+
+    def embeddings(self, ids: Row) -> NDArray[np.float32]:
+        """[n_ids, width]: the word embeddings of these token ids."""
+        network: Any = self._network
+        table: Tensor = network.get_input_embeddings().weight
+        found: NDArray[np.float32] = table.detach()[ids].cpu().numpy()
+        return found
 
     def gradients(self, texts: Sequence[str]) -> list[Gradient]:
         """The gradient of the cross-entropy of each text's own prediction at its word embeddings, in float32."""
@@ -124,11 +167,17 @@ class _Asked:
         self._n_classes, self._memory = len(model.label_names), memory
         self._tokens_per_batch = TOKENS_PER_BATCH[model.device.split(":")[0]]
         self._forward, self._padded = _forward(network, model, precision)
-        self.n_computed = 0
+        self.n_asked = self.n_computed = 0
+
+    def without_memory(self) -> _Asked:
+        found = copy.copy(self)
+        found._memory = QueryMemory()
+        return found
 
     def answers(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         if not rows:
             return np.zeros((0, self._n_classes), dtype=np.float32)
+        self.n_asked += len(rows)
         keys = [blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
         known = self._memory.recall(keys)
         new = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}

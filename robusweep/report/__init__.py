@@ -53,7 +53,7 @@ def write_reports(
         "n_points": len(points),
         "n_failed": sum(record.status == "failed" for record in records),
         "knee": None if best is None else best.id,
-        "notices": all_notices(notices, records),
+        "notices": all_notices(notices, records, points),
     }
     write_json(paths[2], summary)
     return paths + _write_figures(run_dir / "figures", points, objectives)

@@ -43,7 +43,7 @@ def html_report(
     """The whole page. ``protocol`` is what the protocol hash was taken of; ``recipe_yaml`` is shown as given."""
     parts = [
         f"<h1>{escape(name)}</h1>",
-        _notices(all_notices(notices, records)),
+        _notices(all_notices(notices, records, points)),
         f'<p class="lead">{escape(summary_sentence(points, records, objectives))}</p>',
         _front(points, objectives),
         _weights(points, objectives),

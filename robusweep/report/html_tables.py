@@ -10,7 +10,7 @@ from typing import Any
 from robusweep.front import Objective, Point
 from robusweep.record import AttackScore, TrialRecord
 from robusweep.report.readings import attack_names, front_of, held_out_names, searched_keys, table_order
-from robusweep.report.sentences import FRONT, KNEE, n_text, percent, seconds_text, value_text
+from robusweep.report.sentences import FLAG, FRONT, KNEE, n_text, percent, seconds_text, stopped_text, value_text
 from robusweep.scores import Rate
 
 
@@ -22,7 +22,7 @@ def points_table(points: Sequence[Point], objectives: Sequence[Objective]) -> st
     for i, point in enumerate(table_order(points, objectives)):
         cells = [
             f'<td class="mark" data-value="{numbers.get(point.id, "")}">{_mark(point, numbers)}</td>',
-            f'<td class="id">{escape(point.id)}</td>',
+            _id_cell(point),
             *(_value_cell(point.params.get(key), given=key in point.params) for key in keys),
             _rate_cell(point.clean_accuracy),
             _rate_cell(point.robust_accuracy),
@@ -84,6 +84,16 @@ def _mark(point: Point, numbers: Mapping[str, int]) -> str:
     if not point.pareto:
         return ""
     return f"{KNEE if point.knee else FRONT} {numbers[point.id]}" + (" knee" if point.knee else "")
+
+
+def _id_cell(point: Point) -> str:
+    """The id; flags stand behind it in words, and so does the reason why a race has stopped the point."""
+    notes = [f"{FLAG} {flag.name}" for flag in point.flags]
+    notes += [text] if (text := stopped_text(point)) else []
+    small = "".join(f"<small>{escape(note)}</small>" for note in notes)
+    titles = "; ".join(f"{flag.name}: {flag.detail}" for flag in point.flags)
+    title = f' title="{escape(titles)}"' if titles else ""
+    return f'<td class="id" data-value="{escape(point.id)}"{title}>{escape(point.id)}{small}</td>'
 
 
 def _value_cell(value: Any, *, given: bool) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from robusweep.front import Objective, Point
+from robusweep.front import UNDER_ATTACK, Objective, Point
 from robusweep.record import TrialRecord
-from robusweep.report.readings import UNDER_ATTACK, attack_names, front_of, measured, searched_keys
+from robusweep.report.readings import attack_names, front_of, measured, searched_keys
 from robusweep.report.sentences import (
     CAUTION,
     DEFINITIONS,
+    FLAG,
     FRONT,
     KNEE,
     all_notices,
@@ -36,7 +37,7 @@ def markdown_report(
 ) -> str:
     """Notices, summary, front, failures and definitions: what fits into a comment or a chat."""
     parts = [f"# {_plain(name)}"]
-    parts += [f"> **Note:** {_plain(notice)}" for notice in all_notices(notices, records)]
+    parts += [f"> **Note:** {_plain(notice)}" for notice in all_notices(notices, records, points)]
     parts.append(_plain(summary_sentence(points, records, objectives)))
     if points:
         parts.append(_front_table(points, objectives))
@@ -67,7 +68,8 @@ def _front_table(points: Sequence[Point], objectives: Sequence[Objective]) -> st
         params = [value_text(point.params[key]) if key in point.params else "" for key in keys]
         rates_text = [reading_text(measured(point, metric)) for metric in metrics.values()]
         mark = f"{KNEE if point.knee else FRONT} {number}"
-        rows.append([mark, point.id, *params, *rates_text, seconds_text(point.train_seconds)])
+        name = f"{point.id} {FLAG}" if point.flags else point.id
+        rows.append([mark, name, *params, *rates_text, seconds_text(point.train_seconds)])
     return "\n".join(f"| {' | '.join(map(_plain, row))} |" for row in rows)
 
 

@@ -53,6 +53,7 @@ th small { display: block; font-weight: 400; color: var(--soft); white-space: no
 .points td { white-space: nowrap; }
 .points td.text { white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
 .points td.id { white-space: normal; overflow-wrap: anywhere; min-width: 6.5rem; max-width: 14rem; }
+.points td.id small { display: block; color: var(--soft); font-size: .75rem; line-height: 1.25; }
 .points td.id { position: sticky; left: 0; background: var(--bg); }
 .points tr.front td { background: var(--row); } .points tr.front td.mark { color: var(--front); font-weight: 700; }
 .points tr.lit td, .points tr:target td { box-shadow: inset 0 2px var(--link), inset 0 -2px var(--link); }

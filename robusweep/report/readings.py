@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from robusweep.front import Objective, Point
+from robusweep.front import UNDER_ATTACK, Objective, Point
 from robusweep.scores import Goal, Rate, pareto_ranks
 from robusweep.spec import canonical_json
 
 WEIGHT = "mix.weight"
-UNDER_ATTACK = "accuracy_under_attack."
 Measured = Rate | float  # a rate has an interval; seconds have none
 
 

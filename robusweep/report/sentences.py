@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from robusweep.front import Objective, Point, short_name
-from robusweep.record import TrialRecord
+from robusweep.record import FLAGS, TrialRecord
 from robusweep.report.readings import Measured, axes_of, bounds_of, knee_of, measured
 from robusweep.scores import Rate
 
-KNEE, FRONT = "★", "●"
+KNEE, FRONT, FLAG = "★", "●", "⚑"
 
 DEFINITIONS = {
     "clean accuracy": "right without any attack / all scored examples",
@@ -22,6 +22,9 @@ DEFINITIONS = {
     "median queries": "texts that the attack asked the model about, median over examples that were right before",
     "train seconds": "what training the adapters of the trial took, also where they were reused from the cache",
     "interval": "Wilson score interval at 95 %, for each rate by itself; n is the denominator",
+    "flag": "a reason not to believe a number as it stands, measured on the model itself or on the attacks' outcomes",
+    "stopped": "attacked no further: another point is at least as accurate on clean text and surely more robust; its "
+    "rates are over fewer examples, and it is not on the front",
     "front": "the points that no other point beats: none is at least as good in every objective and better in one",
     "knee": "the front point with the largest sum of objectives, each scaled to [0, 1] over the front",
 }
@@ -66,9 +69,34 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def all_notices(notices: Sequence[str], records: Sequence[TrialRecord]) -> list[str]:
-    """The given notices and each stand-in that a record names, once each."""
-    return list(dict.fromkeys([*notices, *(s.notice() for record in records for s in record.stand_ins)]))
+def all_notices(notices: Sequence[str], records: Sequence[TrialRecord], points: Sequence[Point]) -> list[str]:
+    """The given notices, each stand-in that a record names, and what makes numbers doubtful, once each."""
+    stand_ins = (s.notice() for record in records for s in record.stand_ins)
+    replay = ["texts found against one point were tried on the others of its trial: rates hold for such a suite only"]
+    found = [*notices, *stand_ins, *flag_notices(points), *(replay if any(p.replay for p in points) else [])]
+    return list(dict.fromkeys(found))
+
+
+def flag_notices(points: Sequence[Point]) -> list[str]:
+    """One line for each flag that any point has: its meaning, how many points, and what was measured on one."""
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        for flag in point.flags:
+            found.setdefault(flag.name, []).append(point)
+    lines = []
+    for name, flagged in found.items():
+        detail = next(flag.detail for flag in flagged[0].flags if flag.name == name)
+        where = flagged[0].id if len(flagged) == 1 else f"{len(flagged)} of {len(points)} points, as {flagged[0].id}"
+        lines.append(f"{FLAG} {name} at {where}: {FLAGS.get(name, 'of a later version')} ({detail})")
+    return lines
+
+
+def stopped_text(point: Point) -> str | None:
+    """Why and when a race stopped a point; None when it was not."""
+    stopped = point.stopped
+    if stopped is None:
+        return None
+    return f"stopped after {stopped.n_examples} examples: {stopped.by} is better (p = {stopped.p_value:.2g})"
 
 
 def protocol_hashes(points: Sequence[Point], records: Sequence[TrialRecord]) -> list[str]:
@@ -88,7 +116,9 @@ def summary_sentence(points: Sequence[Point], records: Sequence[TrialRecord], ob
         text += f", {'all' if n_failed == len(records) > 1 else n_failed} failed"
     if not points:
         return f"{text}; no point was scored, so there is no front."
-    text += f", {counted(len(points), 'point')} scored, {sum(p.pareto for p in points)} on the front"
+    n_stopped = sum(p.stopped is not None for p in points)
+    early = f" ({n_stopped} of them stopped early by the race)" if n_stopped else ""
+    text += f", {counted(len(points), 'point')} scored{early}, {sum(p.pareto for p in points)} on the front"
     best = knee_of(points)
     if best is None:
         return f"{text}."

@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from robusweep.front import Objective, Point, short_name
+from robusweep.front import UNDER_ATTACK, Objective, Point, short_name
 from robusweep.report.readings import (
-    UNDER_ATTACK,
     Axis,
     axes_of,
     bounds_of,

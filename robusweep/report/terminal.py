@@ -1,16 +1,18 @@
-"""The front as a table for the terminal."""
+"""The front, and a model under attack, as tables for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from robusweep.front import Point, short_name
-from robusweep.report.readings import UNDER_ATTACK, attack_names, measured
-from robusweep.report.sentences import FRONT, KNEE, n_text
+from robusweep.front import UNDER_ATTACK, Point, short_name
+from robusweep.record import FLAGS
+from robusweep.report.readings import Axis, attack_names, measured
+from robusweep.report.sentences import FLAG, FRONT, KNEE, n_text
 from robusweep.scores import Rate
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 
@@ -30,10 +32,61 @@ def front_table(points: Sequence[Point], *, with_dominated: bool = False) -> Tab
         rates = [rate for rate in (measured(p, metric) for p in shown) if isinstance(rate, Rate)]
         table.add_column(Text(f"{head} %\n{n_text(rates)}"), justify="right", no_wrap=True)
     for point in shown:
-        cells = [_mark(point), point.id, short_name("", point.params).strip()]
+        cells = [_mark(point), f"{point.id} {FLAG}" if point.flags else point.id, short_name("", point.params).strip()]
         cells += [_numbers(measured(point, metric)) for metric in metrics.values()]
         table.add_row(*map(Text, cells), style="red" if point.pareto else "dim")
     return table
+
+
+def attack_table(summary: Mapping[str, Any]) -> Group:
+    """What ``robusweep attack --json`` prints, for people: one row for each attack, then what makes it doubtful."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for head in ("accuracy %", "attack success %", "queries median", "p90", "words changed", "similarity"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, key in (("clean", "clean_accuracy"), ("robust, under all", "robust_accuracy")):
+        if summary[key] is not None:
+            table.add_row(name, _numbers(Rate.model_validate(summary[key])), *[""] * 5)
+    for name, score in summary["attacks"].items():
+        rates = [_numbers(Rate.model_validate(score[key])) for key in ("accuracy_under_attack", "success_rate")]
+        keys = ("n_queries_median", "n_queries_p90", "words_changed_mean", "similarity_mean")
+        words = "under" if score["goal"] == "change_label" else "not broken by"
+        table.add_row(f"{words} {name}", *rates, *(_short(score[key]) for key in keys))
+    protocol = summary["protocol"]
+    temperature = summary["temperature"]
+    said = "no temperature" if temperature is None else f"temperature {temperature:.3g}"
+    under = f"{summary['n']} texts, {protocol['name']}, protocol hash {protocol['hash']}, {said}"
+    lines = [Text(under, style="dim")]
+    lines += [Text(f"{FLAG} {f['name']}: {FLAGS[f['name']]} ({f['detail']})", style="bold") for f in summary["flags"]]
+    return Group(table, *lines)
+
+
+def comparison_table(found: Mapping[str, Any]) -> Group:
+    """What ``robusweep compare --json`` prints, for people."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", overflow="fold")
+    for head in ("first %", "second %", "difference\nin points", "only\nfirst", "only\nsecond", "p\n(McNemar)"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, row in found["comparisons"].items():
+        n = "" if row["first"]["n"] == found["n"] else f" (n = {row['first']['n']})"
+        rates = [_numbers(Rate.model_validate(row[side])) for side in ("first", "second")]
+        difference = f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+        counts = [str(row["n_only_first"]), str(row["n_only_second"])]
+        table.add_row(Text(Axis(name).label + n), *rates, difference, *counts, f"{row['p_value']:.3g}")
+    said = f"first: {found['first']}, second: {found['second']}, on the same {found['n']} examples, protocol hash"
+    return Group(table, Text(f"{said} {found['protocol_hash']}", style="dim"))
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def _mark(point: Point) -> str:

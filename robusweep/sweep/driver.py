@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from robusweep.assignment import Assignment, PointPlan, trial_dir, trial_id
-from robusweep.front import Point, assess, metrics_of
+from robusweep.front import Point, assess, metrics_of, with_stand_ins
 from robusweep.recipe import Recipe, SweepPlan
 from robusweep.record import StandIn, TrialRecord, read_trials, write_json, write_text
 from robusweep.scores import metric_value
@@ -36,7 +36,7 @@ class Driver:
     ) -> None:
         assert plan.recipe.search is not None
         self.root, self.name, self.plan, self.recipe, self.stand_ins = root, name, plan, recipe, stand_ins
-        self.objectives = plan.recipe.search.objectives
+        self.objectives = with_stand_ins(plan.recipe.search.objectives, stand_ins)
         self.n_trials = plan.recipe.search.budget.n_trials
         self.on_change: Callable[[str], None] = _nothing
         self.study = Study(self.run_dir / "study.journal", plan)
@@ -93,7 +93,9 @@ class Driver:
         return Assignment(
             name=self.name,
             number=asked.number,
-            recipe=recipe.model_copy(update={"data": self.recipe.data, "model": self._model(recipe)}),
+            recipe=recipe.model_copy(
+                update={"data": self.recipe.data, "model": self._model(recipe), "attacks": self.recipe.attacks}
+            ),
             params=asked.params,
             points=points,
             stand_ins=self.stand_ins,
@@ -146,11 +148,13 @@ class Driver:
         else:
             self.study.fail(asked)
 
-    def _values(self, record: TrialRecord) -> list[tuple[str, dict[str, object], list[float]]]:
-        return [
-            (p.id, p.params, [metric_value(o.metric, metrics_of(record, p)) for o in self.objectives])
-            for p in record.points
-        ]
+    def _values(self, record: TrialRecord) -> list[tuple[str, dict[str, object], list[float] | None]]:
+        """Each point's id, parameters and objective values; None for a point that a race has stopped."""
+        found: list[tuple[str, dict[str, object], list[float] | None]] = []
+        for p in record.points:
+            values = [metric_value(o.metric, metrics_of(record, p)) for o in self.objectives]
+            found.append((p.id, p.params, values if p.stopped is None else None))
+        return found
 
     def records(self) -> list[TrialRecord]:
         return read_trials(self.run_dir)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from robusweep.attacks import PROTOCOLS
 from robusweep.errors import MissingError
-from robusweep.front import Objective
+from robusweep.front import Objective, with_stand_ins
+from robusweep.recipe import Suite
 from robusweep.record import read_trials
 from robusweep.report import write_reports
 from robusweep.sweep.status import read_points
@@ -22,14 +22,15 @@ def rebuild_reports(run_dir: Path) -> list[Path]:
         )
     identity = json.loads(described.read_text(encoding="utf-8"))
     records = read_trials(run_dir)
-    notices = dict.fromkeys(s.notice() for record in records for s in record.stand_ins)
+    stand_ins = [s for record in records for s in record.stand_ins]
+    notices = dict.fromkeys(s.notice() for s in stand_ins)
     return write_reports(
         run_dir,
         name=run_dir.name,
         points=read_points(run_dir),
         records=records,
-        objectives=[Objective.model_validate(o) for o in identity["objectives"]],
+        objectives=with_stand_ins([Objective.model_validate(o) for o in identity["objectives"]], stand_ins),
         recipe_yaml=(run_dir / "recipe.resolved.yaml").read_text(encoding="utf-8"),
         notices=list(notices),
-        protocol=PROTOCOLS[identity["attacks"]["protocol"]].model_dump(mode="json"),
+        protocol=Suite.model_validate(identity["attacks"]).constraints.model_dump(mode="json"),
     )

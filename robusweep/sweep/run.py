@@ -192,9 +192,15 @@ def _write_inputs(run_dir: Path, plan: SweepPlan, recipe: Recipe) -> None:
 
 
 def _used(recipe: Recipe, dataset: Dataset) -> dict[str, str]:
-    """What the recipe's names came to here: the data set and the model that are really read, by their contents."""
+    """What the recipe's names came to here: data, model and attacks that are really used."""
     model = model_stage.identity(recipe.model)
-    return {"data": dataset.name, "data_digest": dataset.digest()[:16], "model": model[:64]}
+    attacks = [attack.kind for attack in [*recipe.attacks.known, *recipe.attacks.held_out]]
+    return {
+        "data": dataset.name,
+        "data_digest": dataset.digest()[:16],
+        "model": model[:64],
+        "attacks": ", ".join(attacks),
+    }
 
 
 def _same_sweep(run_dir: Path, plan: SweepPlan, used: dict[str, str]) -> None:

@@ -67,7 +67,7 @@ class Study:
 
     def counts(self) -> dict[str, int]:
         """Trials (not points) by state: complete, failed, running."""
-        states = {"COMPLETE": "complete", "FAIL": "failed", "RUNNING": "running"}
+        states = {"COMPLETE": "complete", "PRUNED": "complete", "FAIL": "failed", "RUNNING": "running"}
         counted = dict.fromkeys(states.values(), 0)
         for trial in self._asked():
             counted[states[trial.state.name]] += 1
@@ -112,26 +112,29 @@ class Study:
                 params[key] = _suggest(trial, key, dimension)
         return Asked(number, trial.number, {k: v for k, v in params.items() if k in self.space.training})
 
-    def complete(self, asked: Asked, points: Sequence[tuple[str, dict[str, Any], Sequence[float]]]) -> None:
-        """Tell a finished trial: each point's id, full parameters and objective values. Twice is as good as once."""
+    def complete(self, asked: Asked, points: Sequence[tuple[str, dict[str, Any], Sequence[float] | None]]) -> None:
+        """Tell a finished trial: each point's id, full parameters and objective values. Twice is as good as once.
+
+        A point without values was stopped: it is told as pruned, and misleads no sampler.
+        """
         from optuna.trial import TrialState, create_trial
 
         frozen = self._study.get_trials(deepcopy=False)[asked.optuna_number]
-        told = {
-            t.user_attrs.get(POINT) for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE
-        }
+        over = (TrialState.COMPLETE, TrialState.PRUNED)
+        told = {t.user_attrs.get(POINT) for t in self._study.get_trials(deepcopy=False, states=over)}
         for i, (point_id, params, values) in enumerate(points):
             if point_id in told:
                 continue
+            state = TrialState.PRUNED if values is None else TrialState.COMPLETE
             if i == 0:
                 self._study._storage.set_trial_user_attr(frozen._trial_id, POINT, point_id)
-                self._study.tell(asked.optuna_number, list(values))
+                self._study.tell(asked.optuna_number, values, state=state)
                 continue
             added = create_trial(
-                state=TrialState.COMPLETE,
+                state=state,
                 params=params,
                 distributions={key: _distribution(self.space.dimensions[key]) for key in params},
-                values=list(values),
+                values=values,
                 user_attrs={POINT: point_id},
                 # a genetic sampler finds its generation here; without it, it would learn from the first point only
                 system_attrs={k: v for k, v in frozen.system_attrs.items() if "generation" in k},
@@ -145,10 +148,10 @@ class Study:
         self._study.tell(asked.optuna_number, state=TrialState.FAIL, skip_if_finished=True)
 
     def finished(self) -> list[Asked]:
-        """Trials that are complete, by number."""
+        """Trials that are complete, by number; their first point may have been stopped by a race."""
         from optuna.trial import TrialState
 
-        return [self._asked_from(t) for t in self._asked() if t.state == TrialState.COMPLETE]
+        return [self._asked_from(t) for t in self._asked() if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
 
     def _asked(self) -> list[optuna.trial.FrozenTrial]:
         return [t for t in self._study.get_trials(deepcopy=False) if NUMBER in t.user_attrs]

@@ -43,6 +43,8 @@ def _attack_metrics(prefix: str, attack: str, score: AttackScore) -> dict[str, f
     metrics[f"{prefix}success_rate.{attack}"] = score.success_rate.value
     if score.n_queries_median is not None:
         metrics[f"{prefix}n_queries_median.{attack}"] = score.n_queries_median
+    if score.words_changed is not None:
+        metrics[f"{prefix}words_changed.{attack}"] = score.words_changed
     return metrics
 
 
@@ -88,7 +90,13 @@ def point_entry(point: Point, *, sweep_id: str, parent: str, notices: Sequence[s
         "robusweep.pareto_rank": str(point.pareto_rank),
         "robusweep.knee": str(point.knee).lower(),
         "robusweep.protocol_hash": point.protocol_hash,
+        "robusweep.flags": ", ".join(flag.name for flag in point.flags) or "none",
     }
+    if point.replay:
+        tags["robusweep.replay"] = "true"
+    if point.stopped is not None:
+        stopped = point.stopped
+        tags["robusweep.stopped"] = f"after {stopped.n_examples} examples by {stopped.by}, p = {stopped.p_value:.2g}"
     return Entry(
         key=f"{sweep_id}/{point.id}",
         name=short_name(point.id, point.params),

@@ -23,9 +23,12 @@ def sweep_note(experiment: str, points: Sequence[Point], run_ids: Mapping[str, s
         "| --- | --- | --- |",
     ]
     for point in front[:N_ROWS]:
+        flags = f" ⚑ {', '.join(flag.name for flag in point.flags)}" if point.flags else ""
         name = f"[{short_name(point.id, point.params)}]({run_link(experiment, run_ids[point.id])})"
         knee = " **knee**" if point.knee else ""
-        lines.append(f"| {name}{knee} | {_interval(point.clean_accuracy)} | {_interval(point.robust_accuracy)} |")
+        lines.append(
+            f"| {name}{knee}{flags} | {_interval(point.clean_accuracy)} | {_interval(point.robust_accuracy)} |"
+        )
     if len(front) > N_ROWS:
         lines.append(f"\nThe table shows {N_ROWS} of {len(front)}.")
     return "\n".join(lines)

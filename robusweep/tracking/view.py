@@ -53,7 +53,7 @@ def view_tags(points: Sequence[Point], objectives: Sequence[Objective]) -> dict[
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [*columns, "tags.`robusweep.pareto`", "tags.`robusweep.knee`"],
+        "selectedColumns": [*columns, "tags.`robusweep.pareto`", "tags.`robusweep.knee`", "tags.`robusweep.flags`"],
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -17,9 +18,10 @@ from robusweep.attacks import (
     protocol_hash,
 )
 from robusweep.attacks.deepwordbug import DeepWordBug
+from robusweep.attacks.protocol import FOLDER, ChangedProtocol
 from robusweep.attacks.pwws import Pwws
 from robusweep.attacks.resources import TAGGER, WORDNET, Resource
-from robusweep.attacks.textfooler_wordnet import TextFoolerWordNet
+from robusweep.attacks.textfooler import TextFoolerWordNet
 from robusweep.errors import MissingError
 
 STANDARD, LIBRARY = PROTOCOLS["standard_v1"], PROTOCOLS["library_default_v1"]
@@ -45,11 +47,27 @@ def test_a_bare_name_in_yaml_is_that_attack_with_its_defaults() -> None:
             entries.validate_python([wrong])
 
 
+OFFLINE = {
+    *("pwws", "deepwordbug", "pruthi", "input_reduction"),  # as published, but for what they state
+    *("textfooler_wordnet", "textbugger_wordnet", "a2t_wordnet", "hotflip_wordnet", "hard_label_wordnet"),
+    *("pso_wordnet", "genetic_wordnet", "faster_genetic_wordnet", "iga_wordnet", "checklist_without_names"),
+}
+WITH_A_MODEL = {"bae_minilm", "bert_attack_minilm", "kuleshov_wordnet"}  # a language model of one's own
+ORIGINALS = {
+    *("textfooler", "textbugger", "a2t", "hotflip", "pso", "genetic", "faster_genetic", "iga", "checklist"),
+    *("bae", "bert_attack", "kuleshov"),
+}
+
+
+def test_every_attack_of_the_literature_is_there() -> None:
+    assert set(attack_kinds()) == OFFLINE | WITH_A_MODEL | ORIGINALS
+
+
 def test_every_attack_states_what_differs_from_its_source() -> None:
-    assert list(attack_kinds()) == ["pwws", "deepwordbug", "textfooler_wordnet"]
     for row in describe_attacks():
-        assert row["substitutions"]
-        assert row["level"] in {"word", "char"}
+        assert bool(row["substitutions"]) == (row["name"] not in ORIGINALS), row["name"]
+        assert (row["stand_in"] in OFFLINE | WITH_A_MODEL) == (row["name"] in ORIGINALS), row["name"]
+        assert row["level"] in {"word", "char", "mixed"}
         assert row["available"] == (not row["missing"])
 
 
@@ -106,3 +124,47 @@ def test_the_query_budget_is_candidates_times_words() -> None:
     assert STANDARD.max_queries(12) == 600
     assert STANDARD.max_queries(0) == 1
     assert LIBRARY.max_queries(12) is None
+    assert STANDARD.changed({"query_budget": 77}).max_queries(12) == 77
+
+
+def test_a_long_text_may_change_a_smaller_share() -> None:
+    assert [STANDARD.max_changes(n) for n in (99, 100, 101)] == [29, 10, 10]
+    assert STANDARD.changed({"max_words_changed": 0.5}).max_changes(200) == 100
+
+
+def test_the_shipped_protocols_are_data_files_named_like_their_protocol() -> None:
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(PROTOCOLS)
+    assert set(PROTOCOLS) == {"standard_v1", "library_default_v1", "strict_v1"}
+    strict = PROTOCOLS["strict_v1"]
+    assert strict.min_similarity is not None
+    assert STANDARD.min_similarity is not None
+    assert strict.min_similarity > STANDARD.min_similarity
+    assert strict.max_changes(40) < STANDARD.max_changes(40)
+
+
+def test_a_changed_rule_is_in_the_name_and_in_the_hash() -> None:
+    base = {"n_examples": 9, "data_digest": "d", "calibrate": True, "seed": 0}
+    changed = ChangedProtocol(min_similarity=0.9).protocol()
+    assert changed.name == "standard_v1+min_similarity=0.9"
+    assert protocol_hash(changed, [Pwws()], **base) != protocol_hash(STANDARD, [Pwws()], **base)
+    assert protocol_hash(STANDARD, [Pwws()], **base, replay=True) != protocol_hash(STANDARD, [Pwws()], **base)
+    same = ChangedProtocol(min_similarity=STANDARD.min_similarity).protocol()
+    assert same == STANDARD
+    assert ChangedProtocol(min_similarity=None).protocol().min_similarity is None
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ({"base": "standard_v2"}, "did you mean 'standard_v1'"),
+        ({"base": "library_default_v1", "max_candidates": 5}, "can't be changed"),
+        ({"max_words_changed": 1.5}, "less than or equal to 1"),
+        ({"long_text_words": None}, "belong together"),
+        ({"max_candidates": None}, "needs max_candidates"),
+        ({"query_budget": 0}, "at least 1"),
+        ({"min_similarty": 0.5}, "Extra inputs"),
+    ],
+)
+def test_a_change_that_makes_no_protocol_is_refused(block: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        ChangedProtocol.model_validate(block)

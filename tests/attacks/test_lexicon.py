@@ -131,7 +131,7 @@ def test_a_foreign_pickle_is_never_executed(
     (empty_cache / TAGGER.files[0]).write_bytes(pickle.dumps(Dangerous()))
     monkeypatch.setattr(Resource, "folder", lambda _self: empty_cache)
     if known:
-        monkeypatch.setattr(resources, "TAGGER_SHA256", resources._sha256(empty_cache / TAGGER.files[0]))
+        monkeypatch.setattr(resources, "TAGGER_SHA256", resources.sha256_of(empty_cache / TAGGER.files[0]))
     with pytest.raises(pickle.UnpicklingError if known else MissingError):
         tagger_weights()
     assert capsys.readouterr().out == ""

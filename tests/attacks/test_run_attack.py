@@ -1,72 +1,49 @@
-"""Real TextAttack searches against a victim of seven words."""
+"""Real TextAttack searches against victims that answer at once."""
 
 from __future__ import annotations
 
 import logging
 import os
 import random
-import re
 import sys
+import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from victims import BagOfWords, WordPieces
 
 from robusweep.attacks import PROTOCOLS, Attack, attack_kinds, run_attack
+from robusweep.attacks.audit import violations
 from robusweep.attacks.deepwordbug import DeepWordBug
 from robusweep.attacks.library import LEFT_OUT, import_textattack, quiet
 from robusweep.attacks.pwws import Pwws
 from robusweep.attacks.resources import Resource, synonyms
 from robusweep.attacks.stop_words import STOP_WORDS
-from robusweep.attacks.textfooler_wordnet import TextFoolerWordNet
+from robusweep.attacks.textfooler import TextFoolerWordNet
 from robusweep.errors import MissingError, StageError
 from robusweep.examples import Example
 from robusweep.record import AttackOutcome
 from robusweep.seeds import derive
 
 STANDARD, LIBRARY = PROTOCOLS["standard_v1"], PROTOCOLS["library_default_v1"]
-ATTACKS: list[Attack] = [cls.model_validate({"kind": kind}) for kind, cls in attack_kinds().items()]
-UNAVAILABLE = [text for attack in ATTACKS for text in attack.missing()]
-pytestmark = pytest.mark.skipif(bool(UNAVAILABLE), reason="; ".join(UNAVAILABLE))
+SMALLER = {"population": 10, "max_iterations": 4}  # of population searches
 
 
-WEIGHTS = {"good": 2.0, "great": 2.5, "happy": 1.5, "movie": 0.1, "bad": -2.0, "awful": -2.5, "sad": -1.5}
+def made(kind: str) -> Attack:
+    cls = attack_kinds()[kind]
+    return cls.model_validate({"kind": kind} | {k: v for k, v in SMALLER.items() if k in cls.model_fields})
 
 
-class BagOfWords:
-    """Class 1 when the known words of a text add up to more than ``threshold``."""
-
-    def __init__(self, threshold: float = 0.5) -> None:
-        self.threshold = threshold
-        self.asked: list[str] = []
-
-    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        self.asked.extend(texts)
-        sums = [sum(WEIGHTS.get(w, 0.0) for w in re.findall(r"\w+", text.lower())) for text in texts]
-        score = np.asarray(sums, dtype=np.float32) - self.threshold
-        return np.stack([-score, score], axis=1)
-
-
-@pytest.fixture
-def victim() -> BagOfWords:
-    return BagOfWords()
-
-
-@pytest.fixture
-def examples() -> list[Example]:
-    """Five that can be broken, one (the fifth) of stop words only, one (the sixth) that the victim gets wrong."""
-    return [
-        Example("The weather was good and everybody at the old harbour watched the boats leave.", 1),
-        Example("A happy child ran through the garden while several dogs chased the red ball.", 1),
-        Example("Great news: the company raised its prices and sold more cars than last year!", 1),
-        Example("This good film has great actors, a happy ending and wonderful music throughout the story.", 1),
-        Example("It was what it was, and we were there before they were.", 0),
-        Example("An awful evening of noise, rain and long speeches about nothing in particular.", 1),
-        Example("Good morning to the patient readers of this column about trains and stations.", 1),
-    ]
+AT_HAND = [attack for attack in map(made, attack_kinds()) if not attack.missing()]
+SEARCHES = [attack for attack in AT_HAND if attack.goal == "change_label" and not attack.needs_gradients]
+STRONG = [attack for attack in SEARCHES if attack.kind not in {"pruthi", "checklist_without_names"}]
+NEEDED = [text for kind in ("pwws", "textfooler_wordnet") for text in made(kind).missing()]
+pytestmark = pytest.mark.skipif(bool(NEEDED), reason="; ".join(NEEDED))
 
 
 def run(attack: Attack, victim: Any, examples: Sequence[Example], **changed: Any) -> list[AttackOutcome]:
@@ -76,6 +53,9 @@ def run(attack: Attack, victim: Any, examples: Sequence[Example], **changed: Any
 
 def test_importing_textattack_leaves_the_process_as_it_was() -> None:
     logging.getLogger("somebody.else")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import_module("flair")  # brings in torch, which has wishes of its own for the environment
     environment = dict(os.environ)
     import_textattack()
     assert dict(os.environ) == environment
@@ -83,14 +63,14 @@ def test_importing_textattack_leaves_the_process_as_it_was() -> None:
     assert not any(getattr(sys.modules.get(name), "__file__", "") is None for name in LEFT_OUT)
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.kind)
+@pytest.mark.parametrize("attack", STRONG, ids=lambda attack: attack.kind)
 def test_outcomes_are_right_by_construction(attack: Attack, victim: BagOfWords, examples: list[Example]) -> None:
     outcomes = run(attack, victim, examples, protocol=LIBRARY)
     assert [o.example_id for o in outcomes] == [e.id for e in examples]
     assert [o.status for o in outcomes][:2] == ["broken", "broken"]  # one word carries the class
     assert outcomes[4].status == "survived"  # nothing but stop words
     assert outcomes[5].status == "misclassified"
-    assert outcomes[5].n_queries == 0
+    assert outcomes[5].n_queries == 1
     for outcome in outcomes:
         if outcome.status == "broken":
             assert outcome.perturbed_text is not None
@@ -101,25 +81,93 @@ def test_outcomes_are_right_by_construction(attack: Attack, victim: BagOfWords, 
             assert (outcome.perturbed_text, outcome.n_words_changed) == (None, None)
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.kind)
-def test_every_broken_example_obeys_the_standard_protocol(
-    attack: Attack, victim: BagOfWords, examples: list[Example]
+@pytest.mark.usefixtures("hashed_similarity")
+@pytest.mark.parametrize("attack", AT_HAND, ids=lambda attack: attack.kind)
+def test_what_an_attack_breaks_obeys_the_protocol_by_an_independent_count(
+    attack: Attack, word_pieces: WordPieces, review_examples: list[Example]
 ) -> None:
-    outcomes = run(attack, victim, examples)
-    broken = [(e, o) for e, o in zip(examples, outcomes, strict=True) if o.status == "broken"]
-    assert broken
+    few = review_examples[:20]
+    outcomes = run(attack, word_pieces, few)
+    assert [violations(attack, STANDARD, e, o) for e, o in zip(few, outcomes, strict=True)] == [[]] * 20
+    broken = [(e, o) for e, o in zip(few, outcomes, strict=True) if o.status == "broken"]
+    assert broken or attack.kind in {"checklist_without_names", "input_reduction"}
     for example, outcome in broken:
-        old, new = words_of(example.text), words_of(str(outcome.perturbed_text))
-        changed = [a for a, b in zip(old, new, strict=True) if a != b]
-        assert len(changed) == outcome.n_words_changed
-        assert len(changed) <= 0.3 * len(old)
-        assert not {word.lower() for word in changed} & STOP_WORDS
-        assert outcome.n_queries <= 50 * len(old)
-        if attack.level == "word":
-            assert outcome.similarity is not None
-            assert outcome.similarity >= 0.8
-        else:
-            assert outcome.similarity is None
+        assert outcome.perturbed_text is not None
+        same = word_pieces([outcome.perturbed_text]).argmax() == example.label
+        assert same == (attack.goal == "keep_label")
+        measured = attack.level != "char" and attack.goal == "change_label"
+        assert (outcome.similarity is not None) == measured
+        assert not measured or float(outcome.similarity or 0) >= 0.8
+
+
+def test_numbers_and_contractions_are_what_checklist_changes(victim: BagOfWords) -> None:
+    def counts_sevens(texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.asarray([[0.0, 1.0] if "7" in text else [1.0, 0.0] for text in texts], dtype=np.float32)
+
+    example = Example("We have seen 7 trains at the station of our village today.", 1)
+    (outcome,) = run(made("checklist_without_names"), counts_sevens, [example], protocol=LIBRARY)
+    assert outcome.status == "broken"
+    assert outcome.n_words_changed == 1
+
+
+def test_input_reduction_keeps_the_label_to_the_last_word(victim: BagOfWords) -> None:
+    sure, unsure = Example("A good old film of the thirties about a farm.", 1), Example("Sad old news of the farm.", 0)
+    outcomes = run(made("input_reduction"), victim, [sure, unsure])
+    assert outcomes[0].status == "survived"  # "A good": stop words can't be removed, and two words are not one
+    (alone,) = run(made("input_reduction"), victim, [Example("good film", 1)])
+    assert (alone.status, alone.perturbed_text) == ("broken", "good ")
+
+
+def test_an_attack_on_gradients_is_refused_by_a_victim_without(victim: BagOfWords, examples: list[Example]) -> None:
+    with pytest.raises(StageError, match="gives no gradients"):
+        run(made("hotflip_wordnet"), victim, examples)
+
+
+def test_hotflip_picks_the_flips_with_the_largest_true_gain(
+    word_pieces: WordPieces, review_examples: list[Example]
+) -> None:
+    """The victim is linear in its embeddings before the softmax, so the estimate ranks flips of equal length truly."""
+    from robusweep.attacks import parts
+
+    wrapper = parts.VictimWrapper(white_box=word_pieces)
+    one = parts.GradientSwap(wrapper, 50, 1)
+    every = parts.GradientSwap(wrapper, 50, 10**6)
+    ranks = []
+    for example in review_examples[:25]:
+        text = parts.AttackedText(example.text)
+        label = int(word_pieces([example.text]).argmax())
+        options = every(text, indices_to_modify=range(text.num_words))
+        losses = -np.log(parts.probabilities(word_pieces([t.text for t in options]))[:, label])
+        (best,) = one(text, indices_to_modify=range(text.num_words))
+        ranks.append(float((losses > losses[[t.text for t in options].index(best.text)]).mean()))
+    assert np.median(ranks) < 0.05
+
+
+def test_hard_labels_are_all_that_the_random_search_sees(
+    word_pieces: WordPieces, review_examples: list[Example]
+) -> None:
+    def labels_only(texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.eye(3, dtype=np.float32)[word_pieces(texts).argmax(axis=1)] * 50
+
+    protocol = STANDARD.changed({"min_similarity": None})
+    few, attack = review_examples[:15], made("hard_label_wordnet")
+    shown = run(attack, word_pieces, few, protocol=protocol)
+    assert run(attack, labels_only, few, protocol=protocol) == shown
+    assert sum(o.status == "broken" for o in shown) > 5
+    scored = run(Pwws(), labels_only, few, protocol=protocol)
+    assert sum(o.status == "broken" for o in scored) < sum(o.status == "broken" for o in shown)
+
+
+def test_a_library_success_that_changes_no_label_is_none(victim: BagOfWords, examples: list[Example]) -> None:
+    """TextAttack's Kuleshov recipe succeeds as soon as the label's probability is below 0.7."""
+    from robusweep.attacks import parts
+    from robusweep.attacks.run import _Search, _Side
+
+    search = _Search(DeepWordBug(), LIBRARY, 0, (_Side(victim), _Side(victim)), engine="auto", bf16=False, device="cpu")
+    search._attack.goal_function.target_max_score = 0.99
+    outcome = search._with_textattack(Example("A good old movie about a good farm", 1), _Side(victim))
+    assert isinstance(search._attack, parts.textattack.Attack)
+    assert outcome.status == "survived"
 
 
 def words_of(text: str) -> list[str]:
@@ -160,7 +208,7 @@ def test_library_default_outcomes_are_those_of_textattacks_own_recipe(
 def textattacks_own(
     recipe: str, kind: str, examples: Sequence[Example], monkeypatch: pytest.MonkeyPatch
 ) -> list[tuple[str, str | None, int]]:
-    """(status, perturbed text, texts handed to the model) from TextAttack's recipe class and ``Attack.attack``."""
+    """(status, perturbed text, number of queries) from TextAttack's recipe class and ``Attack.attack``."""
     from robusweep.attacks import parts
 
     textattack = import_textattack()
@@ -183,11 +231,11 @@ def textattacks_own(
         result = attack.attack(example.text, example.label)
         name = type(result).__name__
         if name == "SkippedAttackResult":
-            found.append(("misclassified", None, 0))
+            found.append(("misclassified", None, result.num_queries))
         elif name == "SuccessfulAttackResult":
-            found.append(("broken", result.perturbed_text(), len(model.asked)))
+            found.append(("broken", result.perturbed_text(), result.num_queries))
         else:
-            found.append(("survived", None, len(model.asked)))
+            found.append(("survived", None, result.num_queries))
     return found
 
 
@@ -230,7 +278,7 @@ def test_the_global_generators_are_left_as_they_were(victim: BagOfWords, example
 
 
 def test_queries_are_the_texts_that_the_victim_was_given(victim: BagOfWords, examples: list[Example]) -> None:
-    outcome = run(Pwws(), victim, examples[:1])[0]
+    outcome = run(DeepWordBug(), victim, examples[:1])[0]
     assert outcome.n_queries == len(victim.asked) - 1  # the clean prediction of all examples comes before
 
 
@@ -273,7 +321,7 @@ def test_done_outcomes_are_reused_and_new_ones_reported_at_once(victim: BagOfWor
 @pytest.mark.parametrize("text", ["", "!!! ...", "good"])
 def test_texts_of_no_word_or_one_are_attacked_without_an_error(text: str, victim: BagOfWords) -> None:
     label = int(victim([text]).argmax())
-    for attack in ATTACKS:
+    for attack in SEARCHES:
         assert run(attack, victim, [Example(text, label)])[0].status in {"survived", "broken"}
 
 
@@ -299,7 +347,7 @@ def test_an_attack_without_its_resources_is_refused_before_it_starts(
     assert victim.asked == []
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.kind)
+@pytest.mark.parametrize("attack", SEARCHES, ids=lambda attack: attack.kind)
 def test_outcomes_do_not_depend_on_how_many_are_attacked_at_once(attack: Attack, examples: list[Example]) -> None:
     found = []
     for n_lanes in (1, 3, 32):
@@ -314,7 +362,7 @@ def test_outcomes_do_not_depend_on_how_many_are_attacked_at_once(attack: Attack,
     outcomes, n_calls, n_texts = zip(*found, strict=True)
     assert outcomes[0] == outcomes[1] == outcomes[2]
     assert n_texts[0] == n_texts[1] == n_texts[2]
-    assert n_calls[0] > n_calls[1] > n_calls[2]
+    assert n_calls[0] > n_calls[1] >= n_calls[2]
 
 
 def test_what_fails_in_one_search_ends_the_attack(examples: list[Example]) -> None:

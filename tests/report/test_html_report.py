@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from robusweep.front import Objective, Point
-from robusweep.record import StandIn, TrialRecord
+from robusweep.record import FLAGS, Flag, StandIn, Stopped, TrialRecord
 from robusweep.report import html_report
+from robusweep.report.markdown import markdown_report
 from robusweep.report.sentences import percent
 from robusweep.scores import Rate
 
@@ -224,3 +225,35 @@ def test_five_hundred_points_take_less_than_two_seconds(trials: Trials, report: 
     assert time.perf_counter() - start < 2
     assert len(rows(page)) == len(arguments["points"]) == 504
     parsed(page)
+
+
+DOUBTS = {
+    "flags": [Flag(name="saturated", detail="mean largest probability 0.9999 & more")],
+    "replay": True,
+    "stopped": Stopped(by="t001.w0.4", n_examples=48, p_value=1e-7, error=0.05),
+}
+
+
+def test_what_makes_a_number_doubtful_stands_before_it(sweep: Report, points: list[Point]) -> None:
+    doubtful = points[0].model_copy(update=DOUBTS | {"pareto": False, "knee": False})
+    page = html_report(**(sweep | {"points": [doubtful, *points[1:]]}))
+    parsed(page)
+    notices = page[page.index('class="notices"') : page.index('class="lead"')]
+    assert f"saturated at {doubtful.id}" in notices
+    assert FLAGS["saturated"] in unescape(notices)
+    assert "0.9999 &amp; more" in notices
+    assert "tried on the others of its trial" in notices
+    row = rows(page)[doubtful.id]
+    assert "saturated" in row
+    assert "stopped after 48 examples: t001.w0.4 is better (p = 1e-07)" in unescape(row)
+    assert "1 of them stopped early by the race" in page
+    text = markdown_report(
+        **(sweep | {"points": [points[0].model_copy(update={"flags": DOUBTS["flags"]}), *points[1:]]})
+    )
+    assert f"saturated at {points[0].id}" in text
+
+
+def test_without_flags_nothing_is_said_of_them(sweep: Report) -> None:
+    page = html_report(**sweep)
+    assert "\u2691" not in page
+    assert "stopped early" not in page

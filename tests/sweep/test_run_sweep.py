@@ -246,6 +246,9 @@ def test_mlflow_that_is_down_is_caught_up_by_the_next_run(
 def test_an_interrupt_does_not_wait_for_running_trials_and_the_sweep_goes_on(declare: Declare, project: Path) -> None:
     def interrupted(text: str) -> None:
         if "1/2 trials" in text:
+            ends = time.monotonic() + 30
+            while 1 not in calls(project) and time.monotonic() < ends:  # until the second trial runs, too
+                time.sleep(0.05)
             raise KeyboardInterrupt
 
     plan = declare("search.budget.n_trials=2")

@@ -14,7 +14,7 @@ import pytest
 
 from robusweep.errors import MissingError, UsageError
 from robusweep.front import Objective, Point
-from robusweep.record import AttackScore
+from robusweep.record import AttackScore, Flag, Stopped
 from robusweep.scores import Rate
 from robusweep.tracking import links, store_uri, ui
 from robusweep.tracking.entries import point_entry, point_metrics
@@ -201,3 +201,21 @@ def test_the_ui_of_a_folder_without_a_sweep_says_so(tmp_path: Path, monkeypatch:
     with pytest.raises(MissingError, match="no sweep was tracked"):
         ui(tmp_path, port=port)
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_flags_replay_and_a_race_are_tags_of_the_point() -> None:
+    plain = point_entry(a_point(1, 90, 40), sweep_id="s", parent="p", notices=[])
+    assert plain.tags["robusweep.flags"] == "none"
+    assert {"robusweep.replay", "robusweep.stopped"} & set(plain.tags) == set()
+    doubts = {
+        "flags": [Flag(name="saturated", detail="d"), Flag(name="zero_gradient", detail="d")],
+        "replay": True,
+        "stopped": Stopped(by="t002", n_examples=48, p_value=1e-7, error=0.05),
+    }
+    doubtful = a_point(1, 90, 40).model_copy(update=doubts)
+    tags = point_entry(doubtful, sweep_id="s", parent="p", notices=[]).tags
+    assert tags["robusweep.flags"] == "saturated, zero_gradient"
+    assert tags["robusweep.replay"] == "true"
+    assert tags["robusweep.stopped"] == "after 48 examples by t002, p = 1e-07"
+    note = sweep_note("7", [doubtful], {"t001": "r"}, [])
+    assert "saturated, zero_gradient" in note

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from robusweep.attacks.base import Attack
+from robusweep.attacks.greedy import Greedy
+from robusweep.attacks.originals import POS_TAGGING, UNIVERSAL_ENCODER, VECTORS, OriginalRecipe
 from robusweep.attacks.protocol import Protocol
 from robusweep.attacks.resources import ENCODER, TAGGER, WORDNET
 
@@ -21,7 +23,8 @@ class TextFoolerWordNet(Attack):
     """
 
     kind: Literal["textfooler_wordnet"] = "textfooler_wordnet"
-    level: ClassVar[Literal["word", "char"]] = "word"
+    lazy: bool = False
+    level: ClassVar[Literal["word", "char", "mixed"]] = "word"
     substitutions: ClassVar[tuple[str, ...]] = (
         "candidates from WordNet 3.0 instead of counter-fitted word vectors, so no minimum of word similarity",
         "MiniLM-L6 instead of the Universal Sentence Encoder; thresholds of the two are not comparable",
@@ -30,15 +33,45 @@ class TextFoolerWordNet(Attack):
     )
     own_resources = (WORDNET, TAGGER, ENCODER)
 
+    def greedy(self, protocol: Protocol) -> Greedy | None:
+        if protocol.library_constraints:
+            return None
+        return Greedy(
+            ranking="delete",
+            same_part_of_speech=True,
+            nouns_for_verbs=not protocol.same_part_of_speech,
+            max_candidates=protocol.max_candidates or 50,
+            lazy=self.lazy,
+        )
+
     def build(self, protocol: Protocol, wrapper: VictimWrapper) -> Any:
         from robusweep.attacks import parts
 
-        similar = parts.similarity_constraints(protocol, wrapper)
-        if protocol.library_constraints:
-            similar = [parts.WindowSimilarity()]
+        window = parts.WindowSimilarity(
+            threshold=0.840845057,  # 1 - 0.5 / pi, see TextAttack's recipe
+            metric="angular",
+            compare_against_original=False,
+            window_size=15,
+            skip_text_shorter_than_window=True,
+        )
         return parts.textattack.Attack(
             parts.untargeted(wrapper),
-            [*parts.common_constraints(protocol), parts.SamePartOfSpeech(), *similar],
+            [
+                *parts.common_constraints(protocol),
+                parts.SamePartOfSpeech(nouns_for_verbs=not protocol.same_part_of_speech),
+                *parts.meaning_constraints(protocol, wrapper, library=[window]),
+            ],
             parts.SynonymSwap(protocol.max_candidates or 50),
             parts.textattack.search_methods.GreedyWordSwapWIR(wir_method="delete"),
         )
+
+
+class TextFooler(OriginalRecipe):
+    """TextFooler (Jin et al., AAAI 2020, arXiv:1907.11932), with TextAttack's own resources."""
+
+    kind: Literal["textfooler"] = "textfooler"
+    stand_in: Literal["textfooler_wordnet"] | None = "textfooler_wordnet"
+    level: ClassVar[Literal["word", "char", "mixed"]] = "word"
+    recipe: ClassVar[str] = "TextFoolerJin2019"
+    own_resources = (VECTORS, *POS_TAGGING)
+    encoder = UNIVERSAL_ENCODER
