@@ -102,6 +102,9 @@ def test_a_sweep_stays_the_same_whatever_its_budget_and_where_it_runs(tmp_path: 
         "adversarial.0.radius=0.4",
         "attacks.n_examples=7",
         "attacks.held_out=[pwws]",
+        "attacks.replay=true",
+        "attacks.race={error: 0.1}",
+        "attacks.protocol={min_similarity: 0.9}",
         "resources.precision=bf16",
     ],
 )
@@ -179,3 +182,47 @@ def test_a_space_may_only_search_what_keeps_every_trial_valid_and_comparable(
 def test_a_key_that_the_recipe_leaves_at_its_default_may_be_searched(tmp_path: Path) -> None:
     searched = plan(tmp_path, space="adversarial.0.n_steps: {integer: [1, 5]}\nmodel.dropout: {uniform: [0.0, 0.3]}\n")
     assert searched.with_params({"adversarial.0.n_steps": 5, "model.dropout": 0.1}).adversarial[0].digest()
+
+
+def test_a_protocol_may_be_changed_field_by_field(tmp_path: Path) -> None:
+    recipe = plan(tmp_path, "attacks.protocol={base: strict_v1, max_candidates: 20}").recipe
+    constraints = recipe.attacks.constraints
+    assert constraints.name == "strict_v1+max_candidates=20"
+    assert (constraints.max_candidates, constraints.min_similarity) == (20, 0.9)
+    again = Recipe.model_validate_json(recipe.model_dump_json())
+    assert again.attacks.constraints == constraints
+    assert plan(tmp_path, "attacks.protocol={base: standard_v1}").recipe.attacks.constraints.name == "standard_v1"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("attacks.protocol=standard_v2", "did you mean 'standard_v1'"),
+        ("attacks.protocol={max_word_changed: 0.2}", "did you mean 'max_words_changed'"),
+        ("attacks.protocol={max_words_changed: 2}", "less than or equal to 1"),
+        ("attacks.protocol={base: library_default_v1, max_candidates: 9}", "can't be changed"),
+        ("attacks.known=[input_reduction]", "list it as held out"),
+        ("attacks.known=[deepwordbug, deepwordbug]", "listed more than once"),
+        ("attacks.known=[{kind: genetic_wordnet, population: 0}]", "population"),
+        ("attacks.race={error: 1.5}", "attacks.race.error"),
+        ("search.objectives=[{metric: accuracy_under_attack.pwws}]", "accuracy_under_attack.deepwordbug"),
+    ],
+)
+def test_a_suite_that_means_nothing_is_refused_by_its_key(tmp_path: Path, override: str, says: str) -> None:
+    with pytest.raises(RecipeError) as e:
+        plan(tmp_path, override)
+    assert says in str(e.value)
+    assert "must be a valid string" not in str(e.value)
+    assert str(e.value).count("recipe.yaml:") <= 1, "one mistake, one line"
+
+
+def test_a_race_is_refused_where_its_error_rate_would_not_hold(tmp_path: Path) -> None:
+    assert plan(tmp_path, "attacks.race={first: 16}").recipe.attacks.race is not None
+    with pytest.raises(RecipeError, match="leave out replay, or race"):
+        plan(tmp_path, "attacks.race={first: 16}", "attacks.replay=true")
+    with pytest.raises(RecipeError, match="the objectives also hold train_seconds"):
+        plan(
+            tmp_path,
+            "attacks.race={first: 16}",
+            "search.objectives=[{metric: robust_accuracy}, {metric: train_seconds, goal: min}]",
+        )

@@ -155,3 +155,26 @@ def test_a_study_of_other_objectives_is_refused(
     turned = "search.objectives=[{metric: clean_accuracy, goal: min}, {metric: robust_accuracy}]"
     with pytest.raises(UsageError, match="directions"):
         Study(project / "s.journal", declare(turned))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3", "random", "qmc", "gp"])
+def test_points_that_a_race_has_stopped_are_told_as_pruned_and_every_sampler_goes_on(
+    declare: Declare, project: Path, sampler: str
+) -> None:
+    plan = declare(f"search.sampler={{kind: {sampler}}}")
+    study = Study(project / "s.journal", plan)
+    for _ in range(12):
+        asked = study.ask()
+        points: list[tuple[str, dict[str, object], list[float] | None]] = []
+        for i, weight in enumerate(WEIGHTS):
+            params = {"mix.weight": weight, **asked.params}
+            values = None if (asked.number + i) % 3 == 0 else [0.9 - 0.1 * weight, 0.3 + 0.4 * weight]
+            points.append((f"t{asked.number:03d}.{i:02d}", params, values))
+        study.complete(asked, points)
+        study.complete(asked, points)  # twice is as good as once
+    states = [trial.state.name for trial in study._study.get_trials()]
+    assert (states.count("COMPLETE"), states.count("PRUNED")) == (24, 12)
+    assert study.counts() == {"complete": 12, "failed": 0, "running": 0}
+    again = Study(project / "s.journal", plan)
+    assert [asked.number for asked in again.finished()] == list(range(12)), "also those whose first point was stopped"
+    assert again.orphans() == []
