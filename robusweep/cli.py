@@ -278,7 +278,7 @@ def show(
     resolved: Annotated[bool, typer.Option(help="Print the recipe with every default filled in.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a recipe (with --resolved: every default), or the keys of a kind and what they mean."""
+    """Show a recipe (with --resolved: every default), or a kind's documentation and its keys."""
     if Path(what).suffix in {".yaml", ".yml"} or Path(what).is_file():
         from robusweep.recipe import load_recipe
         from robusweep.sweep.run import as_yaml

@@ -23,7 +23,7 @@ class BertAttackMiniLM(Attack):
     """
 
     kind: Literal["bert_attack_minilm"] = "bert_attack_minilm"
-    language_model: str = Field("bert-base-uncased", min_length=1)
+    language_model: str = Field("bert-base-uncased", min_length=1)  # folder or hub name
     level: ClassVar[Literal["word", "char", "mixed"]] = "word"
     substitutions: ClassVar[tuple[str, ...]] = (
         "MiniLM-L6 instead of the Universal Sentence Encoder; thresholds of the two are not comparable",

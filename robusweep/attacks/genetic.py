@@ -24,8 +24,8 @@ class GeneticWordNet(Attack):
     """
 
     kind: Literal["genetic_wordnet"] = "genetic_wordnet"
-    population: int = Field(60, ge=2)
-    max_iterations: int = Field(20, ge=1)
+    population: int = Field(60, ge=2)  # texts
+    max_iterations: int = Field(20, ge=1)  # generations
     level: ClassVar[Literal["word", "char", "mixed"]] = "word"
     substitutions: ClassVar[tuple[str, ...]] = (
         "candidates from WordNet 3.0 instead of counter-fitted word vectors, so no maximum of word distance",

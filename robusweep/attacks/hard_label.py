@@ -23,7 +23,7 @@ class HardLabelWordNet(Attack):
     """
 
     kind: Literal["hard_label_wordnet"] = "hard_label_wordnet"
-    restarts: int = Field(10, ge=1)
+    restarts: int = Field(10, ge=1)  # random texts to start from
     level: ClassVar[Literal["word", "char", "mixed"]] = "word"
     label_only: ClassVar[bool] = True
     substitutions: ClassVar[tuple[str, ...]] = (

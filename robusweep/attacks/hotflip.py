@@ -24,9 +24,9 @@ class HotFlipWordNet(Attack):
     """
 
     kind: Literal["hotflip_wordnet"] = "hotflip_wordnet"
-    beam: int = Field(10, ge=1)
-    flips: int = Field(10, ge=1)
-    max_words: int = Field(2, ge=1)
+    beam: int = Field(10, ge=1)  # texts kept after each round
+    flips: int = Field(10, ge=1)  # of a text that are tried in a round, the largest estimated gains first
+    max_words: int = Field(2, ge=1)  # flipped in a text
     level: ClassVar[Literal["word", "char", "mixed"]] = "word"
     needs_gradients: ClassVar[bool] = True
     substitutions: ClassVar[tuple[str, ...]] = (

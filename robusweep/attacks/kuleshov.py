@@ -24,7 +24,7 @@ class KuleshovWordNet(Attack):
     """
 
     kind: Literal["kuleshov_wordnet"] = "kuleshov_wordnet"
-    language_model: str = Field("gpt2", min_length=1)
+    language_model: str = Field("gpt2", min_length=1)  # folder or hub name
     level: ClassVar[Literal["word", "char", "mixed"]] = "word"
     substitutions: ClassVar[tuple[str, ...]] = (
         "candidates from WordNet 3.0 instead of counter-fitted word vectors",

@@ -21,7 +21,7 @@ class Pruthi(Attack):
     """
 
     kind: Literal["pruthi"] = "pruthi"
-    max_words: int = Field(1, ge=1)
+    max_words: int = Field(1, ge=1)  # with typing errors in a text
     level: ClassVar[Literal["word", "char", "mixed"]] = "char"
     substitutions: ClassVar[tuple[str, ...]] = ("robusweep's stop words instead of nltk's",)
 

@@ -23,8 +23,8 @@ class PsoWordNet(Attack):
     """
 
     kind: Literal["pso_wordnet"] = "pso_wordnet"
-    population: int = Field(60, ge=2)
-    max_iterations: int = Field(20, ge=1)
+    population: int = Field(60, ge=2)  # texts
+    max_iterations: int = Field(20, ge=1)  # generations
     level: ClassVar[Literal["word", "char", "mixed"]] = "word"
     substitutions: ClassVar[tuple[str, ...]] = (
         "candidates from WordNet 3.0 instead of HowNet's sememes",
