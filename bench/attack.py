@@ -137,6 +137,13 @@ class Free:
 
 
 # --------------------------------------------------------------------------------------------- measurement
+def cpu() -> str:
+    """The instructions that matter for the speed of bfloat16."""
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text().split()) if info.is_file() else set()
+    return ", ".join(flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags) or "unknown CPU"
+
+
 def emptied() -> None:
     """Nothing is remembered from another variant: no sentence vectors, no candidates, no tags."""
     sentence_encoder.cache_clear()
@@ -178,7 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--n", type=int, default=24, help="examples for each variant")
+    parser.add_argument("--n", type=int, default=48, help="examples for each variant")
     parser.add_argument("--n-slow", type=int, default=2, help="examples for TextAttack's own wrapper")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--root", type=Path, default=Path())
@@ -192,9 +199,7 @@ def main() -> None:
     model = model_stage.load_classifier(str(folder), device="cpu")
     examples = examples_of(model, folder, data, asked.n)
     lengths = [len(row) for row in model.tokens([e.text for e in examples])]
-    print(
-        f"{folder}: {len(examples)} texts of {np.mean(lengths):.0f} tokens; {torch.backends.cpu.get_cpu_capability()}"
-    )
+    print(f"{folder}: {len(examples)} texts of {np.mean(lengths):.0f} tokens; {cpu()}")
     figures: dict[str, Any] = {"n": len(examples), "rounds": asked.rounds, "mean_tokens": float(np.mean(lengths))}
 
     from robusweep.attacks import parts
@@ -241,11 +246,13 @@ def main() -> None:
     }
     if has_bf16:
         variants["robusweep, native bf16"] = engine(fooler, STANDARD, bf16=True)
+        variants["robusweep, native bf16 lazy"] = engine(TextFoolerWordNet(lazy=True), STANDARD, bf16=True)
     counts: dict[str, int] = {}
     rounds = interleaved(variants, asked.rounds, counts)
-    lazy = counts["robusweep, native fp32 lazy"] / counts["robusweep, native fp32"]
-    for found in rounds:  # a lazy search asks more: what counts is the time for the same outcomes
-        found["robusweep, native fp32 lazy"] *= lazy
+    for name in [name for name in variants if name.endswith(" lazy")]:
+        more = counts[name] / counts[name.removesuffix(" lazy")]
+        for found in rounds:  # a lazy search asks more: what counts is the time for the same outcomes
+            found[name] *= more
     for slow in ("textattack, own wrapper", "textattack, dynamic padding"):
         for fast in [name for name in variants if name.startswith("robusweep")]:
             figures[f"{fast} / {slow}"] = ratios(rounds, slow, fast)

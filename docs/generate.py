@@ -22,6 +22,7 @@ from pydantic_core import PydanticUndefined
 from typer.main import get_command
 
 from robusweep.attacks import PROTOCOLS, attack_kinds
+from robusweep.attacks.neighbours import NeighbourFile
 from robusweep.attacks.originals import LanguageModel, Never, OriginalRecipe
 from robusweep.attacks.protocol import FOLDER, ChangedProtocol, Protocol
 from robusweep.catalogue import FAMILIES, kinds
@@ -100,6 +101,9 @@ MEANINGS = {
     "AdpMixup.weighting": "`fixed`: one weight for every text.",
     "AdpMixup.weight": "Share of the adversarial adapters: 0 is the clean one, 1 the (mean) adversarial one.",
     "DeepWordBug.max_edit_distance": "Levenshtein distance in characters, over the whole text.",
+    "TextFoolerNeighbours.neighbours": "A JSON file of word -> its neighbours, nearest first (relative paths from the "
+    "recipe's folder); null takes `lexicon/counterfitted_neighbors.json` below `$ROBUSWEEP_DATA`.",
+    "TextFoolerNeighbours.lazy": "As for `textfooler_wordnet`.",
     "TextFoolerWordNet.lazy": "Ask the model about all candidates of a word first, and measure similarity from the "
     "most damaging one down: fewer sentence vectors, more queries, and the same texts unless a budget ends the search. "
     "Has no effect under `library_default_v1`.",
@@ -335,11 +339,11 @@ def protocol_section() -> str:
 
 def attack_rows() -> str:
     """What differs from the paper, for each attack that is not TextAttack's recipe with its own resources."""
-    rows = ["| attack | edits | needs a model of yours | what differs |", "| --- | --- | --- | --- |"]
+    rows = ["| attack | edits | needs of yours | what differs |", "| --- | --- | --- | --- |"]
     for kind, cls in attack_kinds().items():
         if not issubclass(cls, OriginalRecipe):
             needs = cls.model_validate({"kind": kind}).needs()
-            model = next((need.name for need in needs if isinstance(need, LanguageModel)), "")
+            model = next((need.name for need in needs if isinstance(need, LanguageModel | NeighbourFile)), "")
             rows.append(f"| `{kind}` | {EDITS[cls.level]} | {model} | {'; '.join(cls.substitutions)} |")
     return "\n".join(rows) + "\n"
 

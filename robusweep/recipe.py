@@ -294,9 +294,12 @@ def paths_in(tree: Mapping[str, Any]) -> dict[KeyPath, str]:
     for part in ("known", "held_out"):
         entries = suite.get(part) if isinstance(suite, dict) else None
         for i, entry in enumerate(entries if isinstance(entries, list) else []):
-            model = entry.get("language_model") if isinstance(entry, dict) else None
+            named = entry if isinstance(entry, dict) else {}
+            model, file = named.get("language_model"), named.get("neighbours")
             if isinstance(model, str) and model.startswith((".", "~")):
                 found[("attacks", part, i, "language_model")] = model
+            if isinstance(file, str):
+                found[("attacks", part, i, "neighbours")] = file
     return found
 
 

@@ -28,7 +28,7 @@ from robusweep.attacks.pso import Pso, PsoWordNet
 from robusweep.attacks.pwws import Pwws
 from robusweep.attacks.run import run_attack
 from robusweep.attacks.textbugger import TextBugger, TextBuggerWordNet
-from robusweep.attacks.textfooler import TextFooler, TextFoolerWordNet
+from robusweep.attacks.textfooler import TextFooler, TextFoolerNeighbours, TextFoolerWordNet
 from robusweep.errors import MissingError
 from robusweep.record import StandIn
 
@@ -63,6 +63,7 @@ AnyAttack = Annotated[
     | BaeMiniLM
     | BertAttackMiniLM
     | KuleshovWordNet
+    | TextFoolerNeighbours
     | TextFooler
     | TextBugger
     | A2T

@@ -10,12 +10,14 @@ from typing import Literal
 class Greedy:
     """How words are ranked, and what may replace one.
 
-    ``nouns_for_verbs``: these two parts of speech may replace each other. ``lazy``: ask the victim about all
-    candidates first, and check similarity from the most damaging one down.
+    ``nouns_for_verbs``: these two parts of speech may replace each other. ``neighbours``: the file that lists what may
+    replace a word; None takes WordNet. ``lazy``: ask the victim about all candidates first, and check similarity from
+    the most damaging one down.
     """
 
     ranking: Literal["delete", "unk", "weighted-saliency"]
     same_part_of_speech: bool = False
     nouns_for_verbs: bool = False
     max_candidates: int | None = None
+    neighbours: str | None = None
     lazy: bool = False

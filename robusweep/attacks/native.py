@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from robusweep.attacks.greedy import Greedy
 from robusweep.attacks.library import words_from_text
 from robusweep.attacks.lockstep import Service, ask
+from robusweep.attacks.neighbours import neighbours_of
 from robusweep.attacks.protocol import Protocol
 from robusweep.attacks.resources import synonyms
 from robusweep.attacks.similarity import Similarity, blocks
@@ -292,7 +293,7 @@ class _Search:
 @lru_cache(2**17)
 def _candidates(before: tuple[str, ...], word: str, after: tuple[str, ...], greedy: Greedy) -> tuple[str, ...]:
     """What may replace a word in its context, first senses first."""
-    news = one_word_synonyms(word, greedy.max_candidates)
+    news = one_word_synonyms(word, greedy.max_candidates, greedy.neighbours)
     if not greedy.same_part_of_speech or not news:
         return news
     found = tagger()
@@ -302,7 +303,11 @@ def _candidates(before: tuple[str, ...], word: str, after: tuple[str, ...], gree
 
 
 @lru_cache(2**14)
-def one_word_synonyms(word: str, most: int | None) -> tuple[str, ...]:
-    """The first synonyms that TextAttack takes for one word, and that are not the word itself."""
-    names = [name for name in synonyms().of(word) if len(words_from_text(name)) == 1]
+def one_word_synonyms(word: str, most: int | None, file: str | None = None) -> tuple[str, ...]:
+    """The first synonyms that TextAttack takes for one word, and that are not the word itself.
+
+    They are WordNet's, or the neighbours that ``file`` lists.
+    """
+    found = synonyms().of(word) if file is None else neighbours_of(word, file)
+    names = [name for name in found if len(words_from_text(name)) == 1]
     return tuple(name for name in names[:most] if name != word)

@@ -92,14 +92,17 @@ def untargeted(wrapper: VictimWrapper) -> Any:
 
 # ----------------------------------------------------------------------------------------- transformations
 class SynonymSwap(textattack.transformations.WordSwap):  # type: ignore[misc]
-    """Swap a word for its WordNet synonyms, as TextAttack's ``WordSwapWordNet`` does, first senses first."""
+    """Swap a word for its WordNet synonyms, as TextAttack's ``WordSwapWordNet`` does, first senses first.
 
-    def __init__(self, max_candidates: int | None) -> None:
+    Or for its neighbours in a file, nearest first, as ``WordSwapEmbedding`` does with vectors.
+    """
+
+    def __init__(self, max_candidates: int | None, neighbours: str | None = None) -> None:
         super().__init__()
-        self.max_candidates = max_candidates
+        self.max_candidates, self.neighbours = max_candidates, neighbours
 
     def _get_replacement_words(self, word: str) -> list[str]:
-        return list(one_word_synonyms(word, self.max_candidates))
+        return list(one_word_synonyms(word, self.max_candidates, self.neighbours))
 
     def extra_repr_keys(self) -> list[str]:
         return ["max_candidates"]

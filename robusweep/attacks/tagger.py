@@ -69,7 +69,8 @@ class Tagger:
         for feature in features:
             for tag, weight in self._weights.get(feature, {}).items():
                 scores[tag] += weight
-        return max(self._classes, key=lambda tag: (scores.get(tag, 0.0), tag))
+        best, found = max(zip(scores.values(), scores, strict=True), default=(0.0, ""))
+        return found if best > 0 else max(self._classes, key=lambda tag: (scores.get(tag, 0.0), tag))
 
 
 def _normalised(word: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,13 @@ import pytest
 
 from robusweep.attacks import PROTOCOLS, Attack, run_attack
 from robusweep.attacks.library import words_from_text
+from robusweep.attacks.neighbours import in_case_of, neighbours_of
 from robusweep.attacks.pwws import Pwws
 from robusweep.attacks.resources import TAGGER, WORDNET
 from robusweep.attacks.similarity import blocks
 from robusweep.attacks.surface import PART, Rows, Strings, Surface
-from robusweep.attacks.textfooler import TextFoolerWordNet
+from robusweep.attacks.textfooler import TextFoolerNeighbours, TextFoolerWordNet
+from robusweep.errors import MissingError
 from robusweep.examples import Example
 from robusweep.record import AttackOutcome
 
@@ -23,6 +27,19 @@ pytestmark = pytest.mark.skipif(bool(WORDNET.missing() or TAGGER.missing()), rea
 
 STANDARD = PROTOCOLS["standard_v1"]
 NATIVE: list[Attack] = [TextFoolerWordNet(), Pwws()]
+
+
+@pytest.fixture
+def neighbour_file(reviews: list[str], tmp_path: Path) -> Path:
+    """Every word of the reviews with a dozen of the others, drawn at random."""
+    words = sorted({word.lower() for text in reviews for word in words_from_text(text)})
+    rng = np.random.default_rng(0)
+    drawn = {word: [words[i] for i in rng.choice(len(words), 12, replace=False)] for word in words}
+    path = tmp_path / "neighbours.json"
+    path.write_text(json.dumps(drawn))
+    return path
+
+
 OTHERS = {
     "standard_v1": STANDARD,
     "strict_v1": PROTOCOLS["strict_v1"],
@@ -74,6 +91,48 @@ def test_a_victim_of_strings_gives_the_same_outcomes_as_its_token_ids(
         return word_pieces(texts)
 
     assert run_attack(attack, victim=by_strings, exact=by_strings, examples=few, protocol=STANDARD, seed=0) == by_rows
+
+
+@pytest.mark.usefixtures("hashed_similarity")
+def test_outcomes_over_a_list_of_neighbours_are_textattacks(
+    neighbour_file: Path, word_pieces: Any, review_examples: list[Example]
+) -> None:
+    attack = TextFoolerNeighbours(neighbours=str(neighbour_file))
+    assert attack.missing(STANDARD) == []
+    native, textattack = both(attack, word_pieces, review_examples[:100], STANDARD)
+    assert native == textattack
+    assert {outcome.status for outcome in native} == {"broken", "survived", "misclassified"}
+    table = json.loads(neighbour_file.read_text())
+    for example, outcome in zip(review_examples, native, strict=False):
+        if outcome.perturbed_text is not None:
+            pairs = zip(words_from_text(example.text), words_from_text(outcome.perturbed_text), strict=True)
+            assert all(new.lower() in table[old.lower()] for old, new in pairs if old != new)
+
+
+def test_a_neighbour_has_the_case_of_the_word_it_replaces() -> None:
+    from textattack.transformations.word_swaps.word_swap_embedding import recover_word_case
+
+    for word in ("film", "FILM", "Film", "iFilm", "A", "a"):
+        assert in_case_of(word, "movie") == recover_word_case("movie", word)
+
+
+def test_a_list_counts_by_its_contents_and_is_missed_by_its_path(
+    neighbour_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, other = tmp_path / "copy.json", tmp_path / "other.json"
+    copy.write_bytes(neighbour_file.read_bytes())
+    other.write_text('{"film": ["movie"]}')
+    first, same, else_ = (TextFoolerNeighbours(neighbours=str(p)).identity() for p in (neighbour_file, copy, other))
+    assert first == same != else_
+    monkeypatch.delenv("ROBUSWEEP_DATA", raising=False)
+    assert "key neighbours" in TextFoolerNeighbours().missing()[0]
+    monkeypatch.setenv("ROBUSWEEP_DATA", str(tmp_path))
+    assert str(tmp_path / "lexicon") in TextFoolerNeighbours().missing()[0]
+    for number, text in enumerate(("{", "[1]", '{"a": "b"}', '{"a": [1]}')):
+        broken = tmp_path / f"{number}.json"
+        broken.write_text(text)
+        with pytest.raises(MissingError, match=f"{number}.json"):
+            neighbours_of("a", str(broken))
 
 
 @pytest.mark.usefixtures("hashed_similarity")
