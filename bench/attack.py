@@ -21,8 +21,10 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import gettempdir
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from victims import victim_folder
@@ -32,6 +34,8 @@ from robusweep.attacks import PROTOCOLS, Attack, Protocol, run_attack
 from robusweep.attacks import native as native_engine
 from robusweep.attacks.deepwordbug import DeepWordBug
 from robusweep.attacks.encoder import sentence_encoder
+from robusweep.attacks.greedy import Greedy
+from robusweep.attacks.library import words_from_text
 from robusweep.attacks.pwws import Pwws
 from robusweep.attacks.run import seed_generators
 from robusweep.attacks.textfooler import TextFoolerWordNet
@@ -41,7 +45,30 @@ from robusweep.seeds import derive
 
 STANDARD = PROTOCOLS["standard_v1"]
 SEARCH_BOUND = STANDARD.changed({"min_similarity": None})  # no sentence vectors: the victim is all there is to wait for
+UNLIMITED = {"max_words_changed": None, "query_budget": None, "no_stop_words": False}  # no word is changed twice, still
+FREE_SEARCH = SEARCH_BOUND.changed(UNLIMITED)
 SEED = 0
+
+
+class Plain(Attack):
+    """The greedy search by itself: words ranked by what is lost without them, a table of candidates, no constraint."""
+
+    kind: Literal["plain"] = "plain"
+    table: str
+    level: ClassVar[Literal["word", "char", "mixed"]] = "word"
+    substitutions: ClassVar[tuple[str, ...]] = ()
+
+    def greedy(self, protocol: Protocol) -> Greedy | None:  # noqa: ARG002
+        return Greedy(ranking="unk", neighbours=self.table)
+
+    def build(self, protocol: Protocol, wrapper: Any) -> Any:
+        from robusweep.attacks import parts
+
+        search = parts.textattack.search_methods.GreedyWordSwapWIR("unk")
+        constraints = parts.common_constraints(protocol)
+        return parts.textattack.Attack(
+            parts.untargeted(wrapper), constraints, parts.SynonymSwap(None, self.table), search
+        )
 
 
 # ----------------------------------------------------------------------------------------- what is attacked
@@ -99,6 +126,7 @@ class Free:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._pieces: dict[str, Row] = {}
+        self._before, self._after = np.array([101]), np.array([102])
 
     def __call__(self, texts: Sequence[str]) -> Any:
         return self._logits([len(text) * 31 + ord(text[len(text) // 2]) for text in texts])
@@ -121,7 +149,7 @@ class Free:
         return [self._pieces[part] for part in parts]
 
     def row(self, ids: Sequence[Row]) -> Row:
-        return np.concatenate([[101], *ids, [102]])
+        return np.concatenate([self._before, *ids, self._after])
 
     def embeddings(self, ids: Row) -> Any:
         raise NotImplementedError("a free victim has no weights")
@@ -181,44 +209,25 @@ def interleaved(variants: dict[str, Callable[[], int]], n_rounds: int, per: dict
     return rounds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--n", type=int, default=48, help="examples for each variant")
-    parser.add_argument("--n-slow", type=int, default=2, help="examples for TextAttack's own wrapper")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--root", type=Path, default=Path())
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    asked = parser.parse_args()
+class Bench:
+    """What is measured: one model in both precisions, and the texts that it gets right."""
 
-    import torch
+    def __init__(self, folder: Path, data: Path, *, n: int, n_slow: int, n_rounds: int) -> None:
+        self.model = model_stage.load_classifier(str(folder), device="cpu")
+        self.examples = examples_of(self.model, folder, data, n)
+        self.n_slow, self.n_rounds = n_slow, n_rounds
+        self.has_bf16 = model_stage.bf16_pays("cpu")
+        self.victims = model_stage.victims(self.model, {}, bf16=self.has_bf16)
+        self.figures: dict[str, Any] = {"n": n, "rounds": n_rounds}
 
-    torch.set_num_threads(1)
-    folder, data = (asked.model, asked.data) if asked.model else victim_folder(root=asked.root)
-    model = model_stage.load_classifier(str(folder), device="cpu")
-    examples = examples_of(model, folder, data, asked.n)
-    lengths = [len(row) for row in model.tokens([e.text for e in examples])]
-    print(f"{folder}: {len(examples)} texts of {np.mean(lengths):.0f} tokens; {cpu()}")
-    figures: dict[str, Any] = {"n": len(examples), "rounds": asked.rounds, "mean_tokens": float(np.mean(lengths))}
-
-    from robusweep.attacks import parts
-
-    network, tokenizer = model.network, model.tokenizer
-    padded = parts.textattack.models.wrappers.HuggingFaceModelWrapper(network, tokenizer)
-    dynamic = dynamic_wrapper(network, tokenizer, model.max_tokens)
-    has_bf16 = model_stage.bf16_pays("cpu")
-    pack_once = model_stage.victims(model, {}, bf16=has_bf16)
-
-    def engine(attack: Attack, protocol: Protocol, *, bf16: bool, kind: Any = "auto") -> Callable[[], int]:
+    def engine(self, attack: Attack, protocol: Protocol, *, bf16: bool, kind: Any = "auto") -> Callable[[], int]:
         def work() -> int:
-            fast, exact = (victim.forgetful() for victim in pack_once)
-            fast = fast if bf16 else exact
+            fast, exact = (victim.forgetful() for victim in self.victims)
             found = run_attack(
                 attack,
-                victim=fast,
+                victim=fast if bf16 else exact,
                 exact=exact,
-                examples=examples,
+                examples=self.examples,
                 protocol=protocol,
                 seed=SEED,
                 engine=kind,
@@ -228,92 +237,135 @@ def main() -> None:
 
         return work
 
-    def raw(rows: Sequence[Row], *, bf16: bool) -> Callable[[], int]:
+    def against_textattack(self, title: str, protocol: Protocol) -> None:
+        """Part 1: the same attack by TextAttack's code and by the engine."""
+        from robusweep.attacks import parts
+
+        network, tokenizer, fooler = self.model.network, self.model.tokenizer, TextFoolerWordNet()
+        print(f"\n1. {fooler.kind}, {title}, CPU seconds for each query")
+        padded = parts.textattack.models.wrappers.HuggingFaceModelWrapper(network, tokenizer)
+        dynamic = dynamic_wrapper(network, tokenizer, self.model.max_tokens)
+        few = self.examples[: self.n_slow]
+        variants: dict[str, Callable[[], int]] = {
+            "textattack, own wrapper": lambda: textattacks_own(fooler, protocol, padded, few),
+            "textattack, dynamic padding": lambda: textattacks_own(fooler, protocol, dynamic, self.examples),
+            "robusweep, lockstep fp32": self.engine(fooler, protocol, bf16=False, kind="textattack"),
+        }
+        for precision in ("fp32", "bf16") if self.has_bf16 else ("fp32",):
+            variants[f"robusweep, native {precision}"] = self.engine(fooler, protocol, bf16=precision == "bf16")
+            if protocol.min_similarity is not None:
+                lazy = TextFoolerWordNet(lazy=True)
+                variants[f"robusweep, native {precision} lazy"] = self.engine(lazy, protocol, bf16=precision == "bf16")
+        counts: dict[str, int] = {}
+        rounds = interleaved(variants, self.n_rounds, counts)
+        for name in [name for name in variants if name.endswith(" lazy")]:
+            more = counts[name] / counts[name.removesuffix(" lazy")]
+            for found in rounds:  # a lazy search asks more: what counts is the time for the same outcomes
+                found[name] *= more
+        for slow in ("textattack, own wrapper", "textattack, dynamic padding"):
+            for fast in [name for name in variants if name.startswith("robusweep")]:
+                self.say(f"{fast} over {slow}, {title}", ratios(rounds, slow, fast))
+
+    def efficiency(self) -> None:
+        """Part 2: what the engine adds to the forward passes that it needs."""
+        print("\n2. efficiency: the raw forward pass over the same token ids in one go / the attack, no similarity")
+        for attack in (Pwws(), TextFoolerWordNet(), DeepWordBug()):
+            for bf16 in (False, True) if self.has_bf16 else (False,):
+                rows = self.asked_rows(attack, bf16=bf16)
+                work = {"attack": self.engine(attack, SEARCH_BOUND, bf16=bf16), "raw": self.raw(rows, bf16=bf16)}
+                counts: dict[str, int] = {}
+                shares = [
+                    {"attack": found["attack"] * counts["attack"], "raw": found["raw"] * len(rows)}
+                    for found in interleaved(work, self.n_rounds, counts)
+                ]
+                self.say(f"efficiency of {attack.kind}, {'bf16' if bf16 else 'fp32'}", ratios(shares, "raw", "attack"))
+
+    def raw(self, rows: Sequence[Row], *, bf16: bool) -> Callable[[], int]:
         def work() -> int:
-            pack_once[0 if bf16 else 1].forgetful().logits(rows)
+            self.victims[0 if bf16 else 1].forgetful().logits(rows)
             return len(rows)
 
         return work
 
-    fooler = TextFoolerWordNet()
-    print(f"\n1. {fooler.kind} under {STANDARD.name}, CPU seconds for each query")
-    variants: dict[str, Callable[[], int]] = {
-        "textattack, own wrapper": lambda: textattacks_own(fooler, STANDARD, padded, examples[: asked.n_slow]),
-        "textattack, dynamic padding": lambda: textattacks_own(fooler, STANDARD, dynamic, examples),
-        "robusweep, lockstep fp32": engine(fooler, STANDARD, bf16=False, kind="textattack"),
-        "robusweep, native fp32": engine(fooler, STANDARD, bf16=False),
-        "robusweep, native fp32 lazy": engine(TextFoolerWordNet(lazy=True), STANDARD, bf16=False),
-    }
-    if has_bf16:
-        variants["robusweep, native bf16"] = engine(fooler, STANDARD, bf16=True)
-        variants["robusweep, native bf16 lazy"] = engine(TextFoolerWordNet(lazy=True), STANDARD, bf16=True)
-    counts: dict[str, int] = {}
-    rounds = interleaved(variants, asked.rounds, counts)
-    for name in [name for name in variants if name.endswith(" lazy")]:
-        more = counts[name] / counts[name.removesuffix(" lazy")]
-        for found in rounds:  # a lazy search asks more: what counts is the time for the same outcomes
-            found[name] *= more
-    for slow in ("textattack, own wrapper", "textattack, dynamic padding"):
-        for fast in [name for name in variants if name.startswith("robusweep")]:
-            figures[f"{fast} / {slow}"] = ratios(rounds, slow, fast)
-            print(f"  {fast:30} over {slow:30} {figures[f'{fast} / {slow}']}")
+    def asked_rows(self, attack: Attack, *, bf16: bool) -> list[Row]:
+        """The different token ids that an attack asks the network about."""
+        seen: dict[bytes, Row] = {}
+        fast, exact = (victim.forgetful() for victim in self.victims)
+        victim: Any = fast if bf16 else exact
+        forward = victim._asked._forward
 
-    print("\n2. engine efficiency: the raw forward pass over the same token ids in one go / the attack, no similarity")
-    for attack in (fooler, Pwws(), DeepWordBug()):
-        for bf16 in (False, True) if has_bf16 else (False,):
-            rows = asked_rows(pack_once, attack, examples, bf16=bf16)
-            work = {"attack": engine(attack, SEARCH_BOUND, bf16=bf16), "raw": raw(rows, bf16=bf16)}
-            shares = [
-                {"attack": a["attack"] * counts["attack"], "raw": a["raw"] * len(rows)}
-                for a in interleaved(work, asked.rounds, counts)
-            ]
-            name = f"{attack.kind}, {'bf16' if bf16 else 'fp32'}"
-            figures[f"efficiency: {name}"] = ratios(shares, "raw", "attack")
-            print(f"  {name:30} {figures[f'efficiency: {name}']}")
+        def noting(rows: Sequence[Row]) -> Any:
+            seen.update((row.tobytes(), row) for row in rows)
+            return forward(rows)
 
-    print("\n3. Python's own time for a query, with a free victim and no similarity")
-    free = Free(tokenizer)
-    for attack in (fooler, Pwws()):
-        work = {
-            "textattack": lambda attack=attack: textattacks_own(attack, SEARCH_BOUND, free, examples),
-            "native": lambda attack=attack: sum(
-                o.n_queries
-                for o in run_attack(
-                    attack,
-                    victim=free,
-                    exact=free,
-                    examples=[Example(e.text, 0) for e in examples],
-                    protocol=SEARCH_BOUND,
-                    seed=SEED,
-                )
-            ),
-        }
-        found = interleaved(work, asked.rounds, counts)
-        cost = np.array([[r[name] * 1e6 for name in work] for r in found])
-        share = float(np.median(cost[:, 1] / cost[:, 0]))
-        figures[f"python: {attack.kind}"] = {"textattack_us": float(np.median(cost[:, 0])), "share": share}
-        print(
-            f"  {attack.kind:20} TextAttack {np.median(cost[:, 0]):.0f} us, native {np.median(cost[:, 1]):.1f} us "
-            f"for each query: {share:.3f} of it"
-        )
+        victim._asked._forward = noting
+        asked = {"examples": self.examples, "protocol": SEARCH_BOUND, "seed": SEED, "bf16": bf16}
+        run_attack(attack, victim=victim, exact=victim, **asked)
+        return list(seen.values())
+
+    def python_cost(self) -> None:
+        """Part 3: the time that is no forward pass."""
+        print("\n3. Python's own time for a query, with a free victim and no similarity")
+        free = Free(self.model.tokenizer)
+        examples = [Example(example.text, 0) for example in self.examples]
+
+        def native(attack: Attack, rules: Protocol) -> int:
+            found = run_attack(attack, victim=free, exact=free, examples=examples, protocol=rules, seed=SEED)
+            return sum(outcome.n_queries for outcome in found)
+
+        plain = Plain(table=str(self.table()))
+        for attack, rules in ((plain, FREE_SEARCH), (Pwws(), SEARCH_BOUND), (TextFoolerWordNet(), SEARCH_BOUND)):
+            work = {
+                "textattack": partial(textattacks_own, attack, rules, free, examples),
+                "native": partial(native, attack, rules),
+            }
+            rounds = interleaved(work, self.n_rounds, {})
+            slow, fast = (float(np.median([found[name] for found in rounds])) * 1e6 for name in work)
+            share = float(np.median([found["native"] / found["textattack"] for found in rounds]))
+            self.say(f"{attack.kind}: native Python time / TextAttack's", f"{share:.3f} ({fast:.1f} / {slow:.0f} us)")
+
+    def table(self) -> Path:
+        """Twelve candidates for every word of the texts, drawn among them."""
+        words = sorted({word.lower() for example in self.examples for word in words_from_text(example.text)})
+        draw = random.Random(SEED)
+        path = Path(gettempdir()) / f"robusweep-bench-{os.getpid()}.json"
+        path.write_text(json.dumps({word: draw.sample(words, 12) for word in words}), encoding="utf-8")
+        return path
+
+    def say(self, name: str, figure: str) -> None:
+        self.figures[name] = figure
+        print(f"  {name:80} {figure}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--n", type=int, default=48, help="examples for each variant")
+    parser.add_argument("--n-slow", type=int, default=2, help="examples for TextAttack's own wrapper")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--part", type=int, choices=(1, 2, 3), action="append", help="these parts only")
+    parser.add_argument("--root", type=Path, default=Path())
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    asked = parser.parse_args()
+
+    import torch
+
+    torch.set_num_threads(1)
+    folder, data = (asked.model, asked.data) if asked.model else victim_folder(root=asked.root)
+    bench = Bench(folder, data, n=asked.n, n_slow=asked.n_slow, n_rounds=asked.rounds)
+    lengths = [len(row) for row in bench.model.tokens([e.text for e in bench.examples])]
+    print(f"{folder}: {len(lengths)} texts of {np.mean(lengths):.0f} tokens; {cpu()}")
+    parts = asked.part or (1, 2, 3)
+    if 1 in parts:
+        bench.against_textattack("under standard_v1", STANDARD)
+        bench.against_textattack("without its similarity", SEARCH_BOUND)
+    if 2 in parts:
+        bench.efficiency()
+    if 3 in parts:
+        bench.python_cost()
     if asked.json:
-        asked.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
-def asked_rows(victims: Any, attack: Attack, examples: Sequence[Example], *, bf16: bool) -> list[Row]:
-    """The different token ids that an attack asks the network about."""
-    seen: dict[bytes, Row] = {}
-    fast, exact = (victim.forgetful() for victim in victims)
-    victim = fast if bf16 else exact
-    forward = victim._asked._forward
-
-    def noting(rows: Sequence[Row]) -> Any:
-        seen.update((row.tobytes(), row) for row in rows)
-        return forward(rows)
-
-    victim._asked._forward = noting
-    run_attack(attack, victim=victim, exact=victim, examples=examples, protocol=SEARCH_BOUND, seed=SEED, bf16=bf16)
-    return list(seen.values())
+        asked.json.write_text(json.dumps(bench.figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

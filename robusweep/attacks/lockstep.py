@@ -21,15 +21,17 @@ Service = Callable[[Sequence[Any]], Any]  # items in, a sequence (or array) with
 Question = tuple[Service, list[Any]]
 
 
-def ask(service: Service, items: list[Any]) -> Any:
+def ask(service: Service, items: list[Any], *, draws: bool = True) -> Any:
     """The service's answers to these items, one for each; inside ``in_lockstep`` they are gathered with others'.
 
-    The global generators of Python, NumPy and torch, which TextAttack may draw from, are this search's own again
-    afterwards.
+    With ``draws`` the global generators of Python, NumPy and torch, which TextAttack may draw from, are this search's
+    own again afterwards. A search that draws nothing saves the time (70 us).
     """
     lane = getcurrent()
     if lane.parent is None or not isinstance(lane, _Lane):
         return service(items)
+    if not draws:
+        return lane.parent.switch((service, items))
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     answers = lane.parent.switch((service, items))
     random.setstate(states[0])

@@ -88,13 +88,16 @@ class Asked:
         self.n_queries += len(queries)
         if not queries:
             return np.zeros(0), np.zeros(0, dtype=bool)
-        p = probabilities(ask(self._service, list(queries)))
+        p = probabilities(ask(self._service, list(queries), draws=False))
         return 1 - p[:, self._label], p.argmax(axis=1) != self._label
 
 
 def probabilities(logits: Any) -> NDArray[np.float64]:
     """Softmax over classes in float64; TextAttack's path takes it too, so that ties stay ties."""
-    found: NDArray[np.float64] = torch.softmax(torch.from_numpy(np.asarray(logits)).double(), dim=1).numpy()
+    found = np.array(logits, dtype=np.float64)
+    found -= found.max(axis=1, keepdims=True)
+    np.exp(found, out=found)
+    found /= found.sum(axis=1, keepdims=True)
     return found
 
 
@@ -122,7 +125,8 @@ class _Search:
         label: int,
         similarity: Similarity | None,
     ) -> None:
-        self.greedy, self.protocol, self.original, self.neighbours = greedy, protocol, surface, neighbours
+        self.greedy, self.protocol, self.original = greedy, protocol, surface
+        self.neighbours = lru_cache(1)(neighbours)  # a text is asked about again and again before it changes
         self.asked = Asked(service, label, protocol.max_queries(len(surface.words)))
         self.similarity = similarity
         self.firsts = blocks(len(surface.words), similarity.block if similarity else None)

@@ -148,7 +148,7 @@ class _Search:
         self._similarity = None
         if self._greedy is not None and protocol.min_similarity is not None:
             minimum, block = protocol.min_similarity, protocol.similarity_block
-            self._similarity = Similarity(minimum, block, bf16=bf16, device=device)
+            self._similarity = Similarity(minimum, block, bf16=bf16, device=device, draws=False)
         with quiet():
             self._attack = attack.build(protocol, self._wrapper)
 

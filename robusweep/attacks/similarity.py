@@ -18,22 +18,25 @@ BF16_MARGIN = 0.01
 class Similarity:
     """Cosines of pairs of texts, computed well enough to tell whether they reach ``minimum``.
 
-    ``block``: about how many words are compared at once; None compares whole texts.
+    ``block``: about how many words are compared at once; None compares whole texts. ``draws``: whether the search that
+    asks draws random numbers.
     """
 
-    def __init__(self, minimum: float, block: int | None, *, bf16: bool = False, device: str = "cpu") -> None:
-        self.minimum, self.block = minimum, block
+    def __init__(
+        self, minimum: float, block: int | None, *, bf16: bool = False, device: str = "cpu", draws: bool = True
+    ) -> None:
+        self.minimum, self.block, self._draws = minimum, block, draws
         self._fast, self._exact = sentence_encoder(device, bf16), sentence_encoder(device, False)
 
     def of(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """The cosine of each pair: float32 wherever bfloat16 would be too coarse to decide."""
         if not pairs:
             return np.zeros(0)
-        cosines = np.asarray(ask(self._fast.cosines, list(pairs)))
+        cosines = np.asarray(ask(self._fast.cosines, list(pairs), draws=self._draws))
         if self._fast is not self._exact:
             close = np.flatnonzero(np.abs(cosines - self.minimum) < BF16_MARGIN).tolist()
             if close:
-                cosines[close] = ask(self._exact.cosines, [pairs[i] for i in close])
+                cosines[close] = ask(self._exact.cosines, [pairs[i] for i in close], draws=self._draws)
         return cosines
 
 

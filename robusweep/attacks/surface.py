@@ -101,16 +101,18 @@ class Rows:
 
     def __init__(self, victim: TokenVictim, text: str) -> None:
         self._victim, self._text = victim, text
-        self._parts = PART.findall(text)
-        self._ids = victim.pieces(self._parts)
-        self._ends = list(accumulate(len(part) for part in self._parts))
+        parts = PART.findall(text)
+        pieces = victim.pieces(parts)
+        self._ids = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)
+        self._ends = list(accumulate(map(len, parts)))  # of each part, in characters
+        self._places = list(accumulate(map(len, pieces), initial=0))  # where the ids of each part begin
 
     def fits(self, row: Row) -> bool:
         """Whether the ids of the parts are those of the whole text, whose row is given."""
         return np.array_equal(self.whole(), row)
 
     def whole(self) -> Row:
-        return self._victim.row(self._ids)
+        return self._victim.row([self._ids])
 
     def edited(self, begin: int, end: int, news: Sequence[str]) -> list[Row]:
         """As ``Strings.edited``; no new string holds white space."""
@@ -122,5 +124,5 @@ class Rows:
         before, after = self._text[start:begin], self._text[end : self._ends[last]]
         parts = [PART.findall(before + new + after) if "" in news else [before + new + after] for new in news]
         ids = iter(self._victim.pieces([part for local in parts for part in local]))
-        left, right = self._ids[:first], self._ids[last + 1 :]
-        return [self._victim.row([*left, *islice(ids, len(local)), *right]) for local in parts]
+        left, right = self._ids[: self._places[first]], self._ids[self._places[last + 1] :]
+        return [self._victim.row([left, *islice(ids, len(local)), right]) for local in parts]

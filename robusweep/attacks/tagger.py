@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from robusweep.attacks.resources import tagger_weights
+
+MAX_VECTORS = 2**16  # features kept, of half a kilobyte each
 
 # Penn Treebank tag -> universal tag (Petrov et al. 2012); every other tag is X (or punctuation, which is no word).
 UNIVERSAL: Mapping[str, str] = {
@@ -36,7 +40,10 @@ class Tagger:
         tags: Mapping[str, str],
         classes: Sequence[str],
     ) -> None:
-        self._weights, self._tags, self._classes = weights, tags, classes
+        self._weights, self._tags = weights, tags
+        self._classes = sorted(classes, reverse=True)  # of equal scores the last in the alphabet wins
+        self._place = {tag: i for i, tag in enumerate(self._classes)}
+        self._vectors: dict[str, NDArray[np.float64] | None] = {}  # feature -> weight of each class; None: unknown
 
     def tag_at(self, words: Sequence[str], position: int) -> str:
         """The universal tag of ``words[position]``. What lies further right than two words does not matter."""
@@ -65,12 +72,23 @@ class Tagger:
             f"i+1 suffix {context[i + 1][-3:]}",
             f"i+2 word {context[i + 2]}",
         )
-        scores: dict[str, float] = defaultdict(float)
+        scores, vectors = np.zeros(len(self._classes)), self._vectors
         for feature in features:
-            for tag, weight in self._weights.get(feature, {}).items():
-                scores[tag] += weight
-        best, found = max(zip(scores.values(), scores, strict=True), default=(0.0, ""))
-        return found if best > 0 else max(self._classes, key=lambda tag: (scores.get(tag, 0.0), tag))
+            vector = vectors[feature] if feature in vectors else self._vector(feature)
+            if vector is not None:
+                scores += vector
+        return self._classes[int(scores.argmax())]
+
+    def _vector(self, feature: str) -> NDArray[np.float64] | None:
+        weights = self._weights.get(feature)
+        found = None if weights is None else np.zeros(len(self._classes))
+        if weights is not None and found is not None:
+            for tag, weight in weights.items():
+                found[self._place[tag]] = weight
+        if len(self._vectors) > MAX_VECTORS:
+            self._vectors.clear()
+        self._vectors[feature] = found
+        return found
 
 
 def _normalised(word: str) -> str:
