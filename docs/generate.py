@@ -75,27 +75,92 @@ MEANINGS = {
     "BaseEncoder.stand_in": "What is used, with a notice, when `base` is a hub name and the hub can't be reached. "
     "Null refuses.",
     "BaseEncoder.max_tokens": "Longer texts are cut.",
+    "BaseEncoder.attention": "Which implementation computes attention; `auto` takes PyTorch's scaled dot product where "
+    "the model has it.",
     "BaseEncoder.dropout": "Every dropout rate of the encoder; null keeps the model's own.",
     "Lora.rank": "Rank of the update.",
     "Lora.alpha": "The update is scaled by `alpha / rank`.",
     "Lora.dropout": "Dropout on the adapter's input.",
     "Lora.targets": "The linear maps of attention that get an update.",
+    "Oft.block_size": "Inputs that are rotated together; has to divide the width of the maps.",
+    "Oft.targets": "The linear maps of attention whose inputs are rotated.",
+    "Rift.weight": "What the term counts beside the loss of the training method.",
+    "Rift.temperature": "Cosines are divided by it: the smaller, the more the nearest other text counts.",
+    "Rift.projection_hidden": "Width of the hidden layer of the projections.",
+    "Rift.projection_size": "Width of what they give.",
+    "SelfRegularisation.weight": "What the term counts beside the loss of the training method.",
+    "Dps.frozen": "Share of each matrix that rests in a second stage; 0 is plain training bit for bit.",
+    "Dps.update_ratio": "Length of a stage as a share of all steps; at least one step.",
+    "Last.rate": "How far a step goes towards where the proxy arrives.",
+    "Last.proxy_rate": "Length of the proxy's gradient step, without schedule; null lets AdamW take the step.",
+    "Last.distillation": "Share of the loss that is the KL of the proxy's perturbed answer against its clean one.",
+    "Last.temperature": "Logits in that KL are divided by it.",
     "TrainingMethod.n_epochs": "Passes over the training split.",
     "TrainingMethod.learning_rate": "Peak learning rate of AdamW.",
     "TrainingMethod.batch_size": "Examples in a step.",
     "TrainingMethod.weight_decay": "Decoupled weight decay.",
     "TrainingMethod.warmup": "Share of all steps until the peak is reached; linear decay to 0 follows.",
     "TrainingMethod.max_grad_norm": "Gradients are clipped to this L2 length.",
-    "Pgd.radius": "The ball that holds the perturbation: a number, or a block (below).",
-    "Pgd.n_steps": "Ascent steps for each batch.",
-    "Pgd.step_size": "Length of one step; null takes 1.5 × radius / n_steps.",
-    "Pgd.init_size": "Size of the random start; 0 starts at the clean embeddings.",
-    "Pgd.radius_warmup": "share of all steps over which the radius grows linearly from 0 to its value",
+    "TrainingMethod.accumulate": "Parts that a batch is computed in: memory changes, the gradient does not.",
+    "TrainingMethod.patience": "Epochs without a better validation accuracy before training ends and the best epoch's "
+    "weights are kept; null trains all epochs and keeps the last.",
+    "TrainingMethod.regularisers": "Terms added to the loss of every pass that learns (below).",
+    "TrainingMethod.update": "Which weights a step moves, or how: `dps`, `last` (below); null: AdamW moves all.",
+    "LabelSmoothing.smoothing": "Mass of a target that goes evenly to all classes; 0 is `standard`.",
+    "HighTemperature.temperature": "Logits are divided by it in training, and not in use; 1 is `standard`.",
+    "Perturbed.radius": "The ball that holds the perturbation: a number, or a block (below).",
+    "Perturbed.radius_warmup": "Share of all steps over which the radius grows linearly from 0 to its value.",
+    "Ascending.n_steps": "Ascent steps for each batch; for `freelb`, `freelb_pp` and `tavat` passes that learn.",
+    "Ascending.step_size": "Length of one step; null takes 1.5 × radius / n_steps (`smart`: 0.001).",
+    "Ascending.init_size": "Size of the random start; 0 starts at the clean embeddings. `smart`: standard deviation of "
+    "each coordinate.",
+    "Pgd.clean_weight": "What the clean texts' loss counts beside the perturbed ones' 1.",
+    "Smart.normalise": "`paper_ball` keeps the radius; `mtdnn_unit` is the authors' code, which has none.",
+    "Smart.weight": "Weight of the symmetric KL in the loss.",
+    "Smart.proximal_weight": "Weight of the symmetric KL to a running mean of the weights; 0 leaves it out.",
+    "Smart.proximal_momentum": "How slowly that mean follows.",
+    "Smart.dropout": "Whether the perturbed pass that learns has dropout masks of its own.",
+    "Vat.weight": "Weight of the KL in the loss.",
+    "Vat.n_steps": "Power iterations.",
+    "Vat.probe_size": "Length at which the KL's gradient is taken; null takes a tenth of the radius.",
+    "R3f.weight": "Weight of the symmetric KL in the loss.",
+    "R3f.noise": "How the noise is drawn; `normal` is not bounded.",
+    "R3f.dropout": "Whether the noisy pass has dropout masks of its own, which adds R-Drop's term.",
+    "RDrop.weight": "Weight of the mean of both KLs in the loss.",
+    "Asa.tau": "Its square is what a kept pair of tokens costs the model: the larger, the fewer pairs are hidden.",
+    "Asa.weight": "Weight of half the symmetric KL in the loss.",
+    "Asa.penalty": "Which kept pairs count: all, those of real tokens, or the share of those.",
+    "Asa.warmup_share": "Share of the run that is clean, before the adversary sets in.",
+    "Asa.dropout": "Whether the masked pass has dropout masks of its own.",
+    "Augmented.source": "Who changes texts: `synonyms` (WordNet), `eda` (one of four random edits) or `attack`. "
+    "`none`, where it is allowed, changes none.",
+    "Augmented.share": "Changed texts for each clean one; at most 1 with `source: attack`. Fewer come out where a text "
+    "has no synonym, or an attack fails.",
+    "Augmented.words_changed": "Share of a text's words that a change touches, one at least. Not for `attack`.",
+    "Augmented.loss_weight": "What a changed text's loss counts beside a clean one's 1.",
+    "Augmented.attack": "The attack's kind, with `source: attack` only. It runs as `attacks.known` lists it, else with "
+    "its defaults, under `attacks.protocol`; it may not be held out.",
+    "Augmented.n_queries": "Budget of queries for each training text, in place of the protocol's.",
+    "TextAttackTraining.attack": "As for `augment`.",
+    "TextAttackTraining.clean_epochs": "Epochs before the first attack; fewer than `n_epochs`.",
+    "TextAttackTraining.every": "Epochs from one attack to the next; the texts found are kept in between.",
+    "TextAttackTraining.share": "Attacked texts that turned, at most, as a share of the clean ones; 0 is `standard` "
+    "bit for bit.",
+    "TextAttackTraining.loss_weight": "What an attacked text's loss counts beside a clean one's 1.",
+    "TextAttackTraining.n_queries": "Budget of queries for each training text, in place of the protocol's.",
+    "Ascc.n_steps": "Steps of Adam on the weights of synonyms, for each batch.",
+    "Ascc.search_rate": "Their learning rate.",
+    "Ascc.sparsity": "What the mean entropy of a word's weights costs the search: a large one leads to one synonym.",
+    "Ascc.kl_weight": "Weight of KL(clean || moved) in the loss.",
+    "Ascc.n_synonyms": "Synonyms of a word that take part, at most.",
+    "MixAda.alpha": "Of the Beta(alpha, alpha) that shares come from: the smaller, the nearer to an unmixed text.",
+    "MixAda.mix_at": "`features`: what the classifier reads. `layer:k`: behind the k-th layer, from 1.",
     "Radius.value": "Radius in embedding units; 0 is clean training bit for bit, null is unbounded.",
     "Radius.norm": "Norm of the ball.",
     "Radius.scope": "What one ball holds: the whole text, each token, or each coordinate.",
     "Radius.length_scale": "`sqrt_tokens` multiplies the radius by the square root of the number of tokens.",
-    "Radius.space": "`word`: word embeddings before position and LayerNorm. `post_ln`: the embedding module's output.",
+    "Radius.space": "`word`: word embeddings before position and LayerNorm. `post_ln`: the embedding module's output. "
+    "`layer:k`: the output of the k-th layer, from 1.",
     "Radius.project_init": "Whether the random start is moved into the ball.",
     "Radius.special_tokens": "Whether the first and last token are perturbed too.",
     "AdpMixup.weighting": "`fixed`: one weight for every text.",
@@ -155,6 +220,9 @@ MEANINGS = {
     "Search.objectives": "What is optimised: one to four. `metric` is `clean_accuracy`, `robust_accuracy`, "
     "`accuracy_under_attack.<known attack>` or `train_seconds`.",
     "Search.budget": "When the sweep ends.",
+    "Search.reference": "Searched keys with listed values. Reports compare every other point with the one that has "
+    "them: with several, with the first that agrees in all else that is searched, else with the first. Changes no "
+    "number: `robusweep run` on a finished sweep takes another one.",
     "Objective.metric": "Name of the number.",
     "Objective.goal": "Direction.",
     "Budget.n_trials": "Trials, failed ones included. Each trial gives one point for every after-training value. "
@@ -170,15 +238,24 @@ MEANINGS = {
     "Resources.device": "`auto`: CUDA where there is one, else the CPU.",
     "Resources.precision": "`auto`: bfloat16 where the hardware has it natively, else float32. Successes of an attack "
     "and clean accuracy are always decided in float32.",
-    "Dimension.choice": "One of the values, chosen by the sampler.",
-    "Dimension.grid": "Every value in turn.",
+    "Dimension.choice": "One of the values, chosen by the sampler: a list, or a block of named blocks.",
+    "Dimension.grid": "Every value in turn: a list, or a block of named blocks.",
     "Dimension.uniform": "A number in [low, high].",
     "Dimension.log_uniform": "The same on a logarithmic scale; low is above 0.",
     "Dimension.integer": "A whole number in [low, high].",
     "Dimension.when": "The dimension exists only where other searched keys have these values.",
     "Dimension.after": "`training`: the value needs no retraining, so one trained set is scored at all of them. "
-    "Only for keys below `mix.`, and needed there.",
+    "Only for `mix` and keys below it, and needed there.",
 }
+
+NAMED_BLOCKS = """\
+train:
+  grid:
+    vanilla: {kind: standard}
+    pgd: {kind: pgd, radius: 0.3}
+    freelb: {kind: freelb, radius: 0.3}
+train.radius: {log_uniform: [0.1, 1.0], when: {train: [pgd, freelb]}}
+"""
 
 
 def owner(cls: type[BaseModel], key: str) -> type[BaseModel]:
@@ -274,12 +351,16 @@ def family_section(path: str, members: Mapping[str, type[BaseModel]]) -> str:
     shared = [b for b in bases if b not in members.values() and all(issubclass(c, b) for c in members.values())]
     for base in shared:
         parts.append(f"Every kind has these keys:\n\n{key_table(base, [k for k in base.model_fields if k != 'kind'])}")
+    told: list[type[BaseModel]] = []
     for kind, cls in members.items():
         parts.append(f"### `kind: {kind}`\n\n{prose(cls)}")
         own = [key for key in cls.model_fields if key != "kind" and owner(cls, key) not in shared]
         if own:
             parts.append(key_table(cls, own))
         for inner in inner_blocks(cls, own):
+            if inner in told:
+                continue
+            told.append(inner)
             parts.append(f"#### A block of `{kind}`: {inner.__name__}\n\n{prose(inner)}")
             parts.append(key_table(inner, list(inner.model_fields)))
     return "\n".join(parts)
@@ -387,6 +468,8 @@ def recipe_page() -> str:
         family_section("train", kinds(FAMILIES["methods"])).replace(
             "## `train`", "## `train` and each entry of `adversarial`", 1
         ),
+        family_section("train.regularisers", kinds(FAMILIES["regularisers"])).replace("One block", "Each a block", 1),
+        family_section("train.update", kinds(FAMILIES["updates"])),
         family_section("mix", kinds(FAMILIES["mixers"])),
         block_section("attacks", suite),
         block_section("attacks.race", Race),
@@ -398,9 +481,14 @@ def recipe_page() -> str:
         family_section("search.sampler", kinds(FAMILIES["samplers"])),
         block_section("resources", inner_blocks(Recipe, ["resources"])[0]),
         "## The search space\n\nA file of its own: dotted recipe keys, each with one dimension. Every key must exist "
-        "in the recipe, and every corner of the space must be a valid recipe. Keys below `name`, `version`, `seed`, "
-        "`data`, `attacks`, `search` and `resources` can't be searched.\n\n"
+        "in the recipe, and every corner of the space must be a valid recipe. `name`, `version`, `seed`, `data`, "
+        "`attacks`, `search`, `resources`, the encoder (`model.base`, `model.stand_in`) and keys below them can't be "
+        "searched.\n\n"
         f"{prose(Dimension)}\n{key_table(Dimension, list(Dimension.model_fields))}",
+        "### Named blocks\n\nWhole blocks are searched under names of letters, digits, `_`, `.` and `-`, at most 80. "
+        "Params, MLflow and reports show the name; the trial's record holds the block. A key inside the block may be "
+        "searched beside it: it is put in after the block, and `when` says for which names it exists.\n\n"
+        f"```yaml\n{NAMED_BLOCKS}```\n",
     ]
     return "\n".join(parts)
 

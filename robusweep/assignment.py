@@ -9,11 +9,12 @@ from typing import Any
 from robusweep import data as data_stage
 from robusweep import model as model_stage
 from robusweep.attacks import resolve as resolve_attack
-from robusweep.errors import MissingError
+from robusweep.attacks.resources import WORDNET
+from robusweep.errors import MissingError, RecipeError
 from robusweep.examples import Dataset
 from robusweep.front import with_stand_ins
 from robusweep.mixing import AnyMixer
-from robusweep.recipe import Recipe, Suite
+from robusweep.recipe import Recipe, Suite, SweepPlan
 from robusweep.record import StandIn
 from robusweep.spec import Spec
 
@@ -66,7 +67,9 @@ def resolved(recipe: Recipe) -> tuple[Recipe, list[StandIn]]:
     data, data_stand_in = data_stage.resolve(recipe.data)
     model, model_stand_in = model_stage.resolve(recipe.model)
     suite, attack_stand_ins = _resolved_suite(recipe.attacks)
-    stand_ins = [stand_in for stand_in in (data_stand_in, model_stand_in, *attack_stand_ins) if stand_in]
+    in_training = _checked_training(recipe, {attack["kind"] for attack in suite["held_out"]})
+    found = [data_stand_in, model_stand_in, *attack_stand_ins, *in_training]
+    stand_ins = [stand_in for i, stand_in in enumerate(found) if stand_in and stand_in not in found[:i]]
     if not stand_ins:
         return recipe, []
     settled = {"data": data.model_dump(mode="json"), "model": model.model_dump(mode="json"), "attacks": suite}
@@ -74,6 +77,14 @@ def resolved(recipe: Recipe) -> tuple[Recipe, list[StandIn]]:
         objectives = with_stand_ins(recipe.search.objectives, stand_ins)
         settled["search"] = recipe.search.model_copy(update={"objectives": objectives}).model_dump(mode="json")
     return Recipe.model_validate_json(json.dumps(recipe.model_dump(mode="json") | settled)), stand_ins
+
+
+def resolved_sweep(plan: SweepPlan) -> tuple[Recipe, list[StandIn]]:
+    """``resolved`` for a sweep: the named blocks of its space may need resources and stand-ins of their own."""
+    recipe, found = resolved(plan.recipe)
+    for names in filter(None, plan.space.kinds_of_trials()):
+        found = found + [s for s in resolved(plan.with_params(names))[1] if s not in found]
+    return recipe, found
 
 
 def _resolved_suite(suite: Suite) -> tuple[dict[str, Any], list[StandIn]]:
@@ -93,6 +104,28 @@ def _resolved_suite(suite: Suite) -> tuple[dict[str, Any], list[StandIn]]:
                 dumped[part][i] = used.model_dump(mode="json")
                 stand_ins.append(stand_in)
     return dumped, stand_ins
+
+
+def _checked_training(recipe: Recipe, held_out: set[str]) -> list[StandIn]:
+    """The stand-ins of attacks that make texts to train on. Methods go on to name what was asked.
+
+    Raises ``MissingError`` when an attack or a lexicon is not here, ``RecipeError`` for a stand-in that is held out.
+    """
+    stand_ins = []
+    for view, method in recipe.views().items():
+        if method.needs_lexicon and (lacking := WORDNET.missing()):
+            raise MissingError(f"{view}: {method.kind!r} lacks {lacking.split(': ')[0]}", hint=lacking)
+        if method.attacks_with is None:
+            continue
+        used, stand_in = resolve_attack(recipe.attack_named(method.attacks_with), recipe.attacks.constraints)
+        if used.kind in held_out:
+            raise RecipeError(
+                f"{view}.attack: {method.attacks_with!r} runs here as {used.kind!r}, which is held out: an attack is "
+                "used in training or held out, not both"
+            )
+        if stand_in is not None:
+            stand_ins.append(stand_in)
+    return stand_ins
 
 
 def check_data(recipe: Recipe) -> Dataset:

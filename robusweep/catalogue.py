@@ -28,12 +28,16 @@ from robusweep.recipe import NAME, AnySampler, Recipe, paths_in
 from robusweep.record import write_text
 from robusweep.space import Dimension
 from robusweep.training import AnyTraining
+from robusweep.training.regularisers import AnyRegulariser
+from robusweep.training.updates import AnyUpdate
 from robusweep.yaml_source import KeyPath, Source, load_yaml
 
 FAMILIES: dict[str, Any] = {
     "data": AnyData,
     "adapters": AnyAdapter,
     "methods": AnyTraining,
+    "regularisers": AnyRegulariser,
+    "updates": AnyUpdate,
     "mixers": AnyMixer,
     "attacks": AnyAttack,
     "samplers": AnySampler,

@@ -117,11 +117,11 @@ def trial(
 @app.command()
 def validate(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a recipe, its search space, its data and its resources, without training anything."""
-    from robusweep.assignment import check_data, resolved
+    from robusweep.assignment import check_data, resolved_sweep
     from robusweep.recipe import load_recipe
 
     plan = load_recipe(recipe, overrides)
-    used, stand_ins = resolved(plan.recipe)
+    used, stand_ins = resolved_sweep(plan)
     dataset = check_data(used)
     n_values = len(plan.space.grid_points({}))
     n_trials = plan.recipe.search.budget.n_trials if plan.recipe.search else 1
@@ -331,7 +331,7 @@ def status(name: RunName, root: Root = HERE, as_json: AsJson = False) -> None:
     )
     print(f"{found.n_points} points, {found.n_front} on the front")
     for row in found.trials:
-        print(f"  {row.id}  {row.state:12} {row.last}")
+        print(f"  {row.id}  {row.state:12} {row.last}{f' ({row.doing})' if row.doing else ''}")
 
 
 @app.command()
@@ -475,3 +475,7 @@ def main() -> None:
             print("\ninterrupted; nothing finished is lost. Continue with:", file=sys.stderr)
             print(f"  robusweep {shlex.join(sys.argv[1:])}", file=sys.stderr)
         raise
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from robusweep.assignment import trial_id
+from robusweep.attacks import attack_kinds
 from robusweep.errors import MissingError, UsageError, nearest
-from robusweep.front import UNDER_ATTACK
+from robusweep.front import UNDER_ATTACK, Point
 from robusweep.record import AttackOutcome, PointRecord, TrialRecord, read_outcomes, read_trials
-from robusweep.scores import Comparison
+from robusweep.reference import (
+    HELD_OUT_ROBUST,
+    ROBUST,
+    AgainstReference,
+    ReferenceTable,
+    reference_of,
+    references_in,
+)
+from robusweep.scores import Comparison, Rate, holm
 from robusweep.sweep.status import find_run, read_points
 
-ROBUST = "robust_accuracy"
+Suite = Mapping[str, Sequence[AttackOutcome]]  # attack -> what it did to each example
 
 
 @dataclass(frozen=True)
 class Compared:
-    """``rows``: robust accuracy first, then accuracy under each attack that both points have met, by metric."""
+    """``rows`` by metric: robust accuracy under known and under held-out attacks, then accuracy under each attack."""
 
     first: str
     second: str
@@ -59,16 +68,88 @@ def compare(root: Path, first: str, second: str) -> Compared:
             f"{one.name} and {two.name} were scored under different protocols ({hashes[0]} and {hashes[1]})",
             hint="numbers of different protocol hashes mean different things and are not compared",
         )
-    outcomes = [_outcomes(one), _outcomes(two)]
-    kinds = [kind for kind in outcomes[0] if kind in outcomes[1]]
-    known = [kind for kind in kinds if kind in one.point.attacks]
-    met = _met([each[kind] for each in outcomes for kind in known])
-    stood = [{kind: _stood(each[kind]) for kind in kinds} for each in outcomes]
-    rows = {ROBUST: Comparison.of(*([all(s[kind][i] for kind in known) for i in met] for s in stood))}
-    for kind in kinds:
-        both = _met([each[kind] for each in outcomes])
-        rows[UNDER_ATTACK + kind] = Comparison.of(*([s[kind][i] for i in both] for s in stood))
-    return Compared(one.name, two.name, hashes[0], len(met), rows)
+    rows = _comparisons(_outcomes(one), _outcomes(two), known=one.point.attacks)
+    if ROBUST not in rows:
+        raise UsageError(f"{one.name} and {two.name} share no attacked example")
+    return Compared(one.name, two.name, hashes[0], rows[ROBUST].first.n, rows)
+
+
+def against_reference(run_dir: Path, points: Sequence[Point], values: Mapping[str, Any]) -> ReferenceTable:
+    """Every point of a run that has not these values, compared with one that has; what lacks outcomes stays empty."""
+    references = references_in(points, values)
+    ids = [point.id for point in references]
+    suites = {point.id: _suite(run_dir, point) for point in points} if references else {}
+    rows = []
+    for point in points:
+        if references and point.id not in ids:
+            other = reference_of(point, references, values)
+            one, two = suites[point.id], suites[other.id]
+            rows.append(
+                AgainstReference(
+                    point=point.id,
+                    reference=other.id,
+                    clean=_clean(one, two),
+                    comparisons=_comparisons(one, two, known=point.attacks),
+                )
+            )
+    robust = [i for i, row in enumerate(rows) if ROBUST in row.comparisons]
+    for i, p_value in zip(robust, holm([rows[i].comparisons[ROBUST].p_value for i in robust]), strict=True):
+        rows[i] = rows[i].model_copy(update={"holm_p_value": p_value})
+    return ReferenceTable(
+        values=dict(values),
+        references=ids,
+        rows=rows,
+        held_out_robust={p.id: rate for p in points if p.held_out and (rate := _held_out(suites.get(p.id, {}), p))},
+    )
+
+
+def _suite(run_dir: Path, point: Point) -> Suite:
+    """What each attack did to a point; nothing at all where the outcomes of one of them are gone."""
+    folder = run_dir / "trials" / trial_id(point.trial) / "attacks"
+    found = {kind: read_outcomes(folder / f"{point.id}.{kind}.jsonl") for kind in [*point.attacks, *point.held_out]}
+    return found if all(found.values()) else {}
+
+
+def _held_out(suite: Suite, point: Point) -> Rate | None:
+    """Right under every held-out attack, per example / all; None where outcomes are gone."""
+    kinds = _turning(point.held_out)
+    if not kinds or any(kind not in suite for kind in kinds):
+        return None
+    stood = [_stood(suite[kind]) for kind in kinds]
+    met = _met([suite[kind] for kind in kinds])
+    return Rate.of(sum(all(s[i] for s in stood) for i in met), len(met))
+
+
+def _turning(kinds: Collection[str]) -> list[str]:
+    """The attacks that try to turn a prediction wrong; the others say nothing of robustness."""
+    known = attack_kinds()
+    return [kind for kind in kinds if kind not in known or known[kind].goal == "change_label"]
+
+
+def _clean(one: Suite, two: Suite) -> Comparison | None:
+    """Who is right before any attack, on the examples of the first attack that both have met."""
+    kind = next((kind for kind in one if kind in two), None)
+    met = _met([one[kind], two[kind]]) if kind else []
+    if kind is None or not met:
+        return None
+    right = [{o.example_id: o.status != "misclassified" for o in suite[kind]} for suite in (one, two)]
+    return Comparison.of(*([each[i] for i in met] for each in right))
+
+
+def _comparisons(one: Suite, two: Suite, *, known: Collection[str]) -> dict[str, Comparison]:
+    """By metric, each on the examples that both have met under all its attacks; nothing where there are none."""
+    kinds = [kind for kind in one if kind in two]
+    metrics = {
+        ROBUST: [k for k in kinds if k in known],
+        HELD_OUT_ROBUST: _turning([k for k in kinds if k not in known]),
+    }
+    metrics |= {UNDER_ATTACK + kind: [kind] for kind in kinds}
+    stood = [{kind: _stood(suite[kind]) for kind in kinds} for suite in (one, two)]
+    rows = {}
+    for metric, attacks in metrics.items():
+        if met := _met([suite[kind] for suite in (one, two) for kind in attacks]):
+            rows[metric] = Comparison.of(*([all(s[kind][i] for kind in attacks) for i in met] for s in stood))
+    return rows
 
 
 def _scored(root: Path, named: str) -> _Scored:
@@ -106,4 +187,4 @@ def _stood(outcomes: Sequence[AttackOutcome]) -> dict[str, bool]:
 def _met(suites: Sequence[Sequence[AttackOutcome]]) -> list[str]:
     """The examples that all of these have met, in order."""
     others = [{outcome.example_id for outcome in suite} for suite in suites[1:]]
-    return [o.example_id for o in suites[0] if all(o.example_id in other for other in others)]
+    return [o.example_id for o in suites[0] if all(o.example_id in other for other in others)] if suites else []

@@ -88,10 +88,10 @@ class Display:
             title_justify="left",
             min_width=72,
         )
-        for heading in ("trial", "state", "last"):
+        for heading in ("trial", "state", "doing", "last"):
             table.add_column(heading, no_wrap=heading != "last")
         for row in status.trials[-12:]:
-            table.add_row(row.id, row.state, row.last)
+            table.add_row(row.id, row.state, row.doing, row.last)
         return Group(*map(Text, self._lines[-8:]), table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -109,7 +110,7 @@ def short_name(point_id: str, params: dict[str, Any]) -> str:
     """``t015 l=0.7 eps=0.09 r=8``: the trial and the searched values, short enough for a table."""
     parts = []
     for key, value in params.items():
-        leaf = key.rsplit(".", 1)[-1]
+        leaf = re.sub(r".*\.(?!\d+$)", "", key)  # a number alone names nothing: adversarial.0
         shown = f"{value:.3g}" if isinstance(value, float) else str(value)
         parts.append(f"{SHORT.get(leaf, leaf)}={shown}")
     return " ".join([point_id.split(".")[0], *parts])

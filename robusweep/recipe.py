@@ -10,15 +10,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from robusweep.adapters import AnyAdapter
-from robusweep.attacks import AttackEntry
+from robusweep.attacks import Attack, AttackEntry, attack_kinds
 from robusweep.attacks.protocol import ChangedProtocol, Protocol, named_protocol
 from robusweep.data import AnyData
-from robusweep.errors import RecipeError, nearest
+from robusweep.errors import nearest
 from robusweep.front import Objective
 from robusweep.mixing import AnyMixer
 from robusweep.model import BaseEncoder, Precision
 from robusweep.race import Race
-from robusweep.space import SearchSpace, load_space
+from robusweep.space import SearchSpace, Value, load_space
+from robusweep.space_check import check_reference, check_space
 from robusweep.spec import Spec, digest_of
 from robusweep.training import AnyTraining
 from robusweep.yaml_source import (
@@ -26,7 +27,6 @@ from robusweep.yaml_source import (
     KeyPath,
     Source,
     assign,
-    in_yaml,
     load_yaml,
     override,
     recipe_error,
@@ -36,7 +36,6 @@ from robusweep.yaml_source import (
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"  # also the name of a folder below runs/
 RACED = ("clean_accuracy", "robust_accuracy")  # what a race compares points in
-AFTER_TRAINING = ("mix.",)  # keys below these need no retraining
 
 
 class Suite(Spec):
@@ -132,7 +131,11 @@ class Budget(Spec):
 
 
 class Search(Spec):
-    """How a sweep chooses its trials. ``space`` is a YAML file, relative to the recipe."""
+    """How a sweep chooses its trials. ``space`` is a YAML file, relative to the recipe.
+
+    ``reference`` names the points that reports compare every other point with, by searched keys and their values:
+    ``{train: vanilla}``.
+    """
 
     space: str
     sampler: AnySampler = Tpe()
@@ -140,6 +143,7 @@ class Search(Spec):
         [Objective(metric="clean_accuracy"), Objective(metric="robust_accuracy")], min_length=1, max_length=4
     )
     budget: Budget = Budget()
+    reference: dict[str, Value] | None = Field(None, min_length=1)
 
 
 class Resources(Spec):
@@ -180,6 +184,9 @@ class Recipe(Spec):
             raise BlockError("mix", "there is nothing to mix: list at least one method under 'adversarial'")
         if self.mix is None and self.adversarial:
             raise BlockError("adversarial", "'mix' is needed to say how the adapters are combined")
+        for view, method in self.views().items():
+            self._check_method(view, method)
+            self._check_attack(f"{view}.attack", method.attacks_with)
         if self.attacks.n_examples > self.data.n_validation:
             raise BlockError(
                 "attacks.n_examples",
@@ -205,6 +212,54 @@ class Recipe(Spec):
                     )
         return self
 
+    def views(self) -> dict[str, AnyTraining]:
+        """Every training block by the key that holds it."""
+        return {"train": self.train} | {f"adversarial.{i}": method for i, method in enumerate(self.adversarial)}
+
+    def _check_method(self, view: str, method: AnyTraining) -> None:
+        """What a training method needs of the model and the adapter."""
+        if method.needs_adapter and self.adapter.kind == "full":
+            raise BlockError(
+                f"{view}.{method.needs_adapter}",
+                "compares with the network without its adapter, and adapter: {kind: full} can't be switched off "
+                "(allowed: every other adapter)",
+            )
+        if method.needs_masks and self.model.attention == "flash_attention_2":
+            raise BlockError(
+                f"{view}.kind",
+                f"{method.kind!r} hides pairs of tokens, and model.attention: flash_attention_2 takes no masks "
+                "(allowed: auto, sdpa, eager)",
+            )
+        if method.needs_dropout and self.model.dropout == 0 and getattr(self.adapter, "dropout", 0) == 0:
+            raise BlockError(
+                f"{view}.kind",
+                f"{method.kind!r} compares passes with different dropout, and model.dropout is 0.0: set it above 0, "
+                "or to null for the model's own",
+            )
+
+    def _check_attack(self, key: str, kind: str | None) -> None:
+        """Whether this attack may make texts to train on."""
+        known = attack_kinds()
+        if kind is None:
+            return
+        if kind not in known:
+            near = nearest(kind, known)
+            raise BlockError(
+                key,
+                f"unknown attack {kind!r}{f'; did you mean {near!r}?' if near else ''} (allowed: {', '.join(known)})",
+            )
+        if known[kind].goal == "keep_label":
+            raise BlockError(key, f"{kind!r} leaves predictions as they are, so there is nothing to train on")
+        if kind in [attack.kind for attack in self.attacks.held_out]:
+            raise BlockError(
+                key, f"{kind!r} is listed under attacks.held_out: an attack is used in training or held out, not both"
+            )
+
+    def attack_named(self, kind: str) -> Attack:
+        """An attack for training: as ``attacks.known`` has it, or with its defaults."""
+        listed: dict[str, Attack] = {attack.kind: attack for attack in self.attacks.known}
+        return listed.get(kind) or attack_kinds()[kind].model_validate({"kind": kind})
+
     def trial_digest(self) -> str:
         """What decides a trial's numbers: everything but the name, the search and where it runs."""
         blocks = self.model_dump(mode="json", exclude={"name", "search", "resources"})
@@ -226,13 +281,18 @@ class SweepPlan:
 
     def with_params(self, params: Mapping[str, Any]) -> Recipe:
         """The recipe with searched values put in. Raises ``RecipeError`` when they make no valid recipe."""
-        tree = self.tree
-        for key, value in params.items():
-            tree = assign(tree, split_key(key), value)
+        tree = self.tree_with(params)
         try:
             return Recipe.model_validate(tree)
         except ValidationError as e:
             raise recipe_error(Source(self.file, tree), Recipe, e) from None
+
+    def tree_with(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The YAML tree with searched values put in, and the blocks of those that are names."""
+        tree = self.tree
+        for key, value in self.space.in_recipe(params).items():
+            tree = assign(tree, split_key(key), value)
+        return tree
 
     def sweep_digest(self) -> str:
         """What makes a sweep the same sweep: what decides a trial, the space and the objectives; not the budget."""
@@ -271,7 +331,8 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> SweepPl
         raise source.error(("search", "space"), f"no such file: {space_file}", hint=similar_files(space_file))
     space, space_source = load_space(space_file)
     plan = SweepPlan(recipe, space, tree, source.file, paths_in(source.tree))
-    _check_space(plan, source, space_source)
+    check_space(plan, space_source)
+    check_reference(plan, source)
     return plan
 
 
@@ -301,44 +362,3 @@ def paths_in(tree: Mapping[str, Any]) -> dict[KeyPath, str]:
             if isinstance(file, str):
                 found[("attacks", part, i, "neighbours")] = file
     return found
-
-
-def _check_space(plan: SweepPlan, source: Source, space_source: Source) -> None:
-    """Every key exists in the recipe, sits where it may, and every corner is a valid recipe."""
-    dumped = plan.recipe.model_dump(mode="json")
-    for key, dimension in plan.space.dimensions.items():
-        known = set(_dotted(dumped)) | set(_dotted(plan.tree))
-        if key not in known and not dimension.when:
-            near = nearest(key, known)
-            raise space_source.error(
-                (key,),
-                f"the recipe {source.file} has no such key{f'; did you mean {near!r}?' if near else ''}",
-                of_key=True,
-            )
-        if key.startswith(("name", "version", "search.", "seed", "data.", "attacks.", "resources.")):
-            raise space_source.error(
-                (key,), "this key can't be searched: trials would no longer be comparable", of_key=True
-            )
-        if dimension.after and not key.startswith(AFTER_TRAINING):
-            raise space_source.error((key, "after"), f"only keys below {', '.join(AFTER_TRAINING)} need no retraining")
-        if key.startswith(AFTER_TRAINING) and not dimension.after:
-            raise space_source.error(
-                (key,), "needs no retraining: write it as {grid: [...], after: training}", of_key=True
-            )
-    for corner in plan.space.corners():
-        key = list(corner)[-1]
-        try:
-            plan.with_params(corner)
-        except RecipeError as e:
-            reason = e.message.split("\n")[0].removeprefix(f"{source.file}: ")
-            values = ", ".join(f"{name}={in_yaml(value)}" for name, value in corner.items())
-            raise space_source.error((key,), f"{values} gives no valid recipe: {reason}") from None
-        except KeyError as e:
-            raise space_source.error((key,), f"{e.args[0]}: the recipe has nothing there", of_key=True) from None
-
-
-def _dotted(value: Any, path: KeyPath = ()) -> list[str]:
-    """Every dotted key of a tree, inner ones included."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    own = [".".join(map(str, path))] if path else []
-    return own + [key for name, inner in items for key in _dotted(inner, (*path, name))]

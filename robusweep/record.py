@@ -185,7 +185,14 @@ class PointRecord(Spec):
 
 
 class AdapterRecord(Spec):
-    """One trained adapter: which view it was trained on, under which cache key, and what it cost."""
+    """One trained adapter: which view it was trained on, under which cache key, and what it cost.
+
+    ``n_forward``, ``n_backward``: passes of one batch each; ``n_tokens``: what forward passes computed, padding
+    included. ``peak_memory_bytes``: the most that tensors took on an accelerator; on a CPU the process's peak.
+    ``validation_accuracy`` by epoch, where training looked at it; ``kept_epoch``: the one whose weights were kept,
+    from 1. ``readings``: what the method reports of itself. ``reference_seconds``: what it took to train a network
+    that this one's texts were made against, unless that is the clean view's.
+    """
 
     view: str  # "clean", or the adversarial method with its place, as "adversarial.0"
     method: str
@@ -196,6 +203,14 @@ class AdapterRecord(Spec):
     n_steps: int
     token_efficiency: float  # real tokens / computed tokens
     precision: str
+    n_forward: int = 0
+    n_backward: int = 0
+    n_tokens: int = 0
+    peak_memory_bytes: int = 0
+    validation_accuracy: list[float] = []
+    kept_epoch: int | None = None  # None: a record of an earlier version
+    readings: dict[str, float] = {}
+    reference_seconds: float = 0.0
 
 
 class TrialRecord(Spec):
@@ -221,7 +236,7 @@ class TrialRecord(Spec):
     @property
     def train_seconds(self) -> float:
         """What training the adapters costs, also where they came from the cache."""
-        return sum(adapter.train_seconds for adapter in self.adapters)
+        return sum(adapter.train_seconds + adapter.reference_seconds for adapter in self.adapters)
 
     @property
     def n_trained(self) -> int:

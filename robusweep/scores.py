@@ -111,6 +111,18 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, float(2 * tail / 2**n))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values of one family of tests, in the same order (Holm 1979).
+
+    Whoever rejects what is at most 0.05 here is wrong about any of the family with a chance of at most 0.05.
+    """
+    adjusted, so_far = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        so_far = max(so_far, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = so_far
+    return adjusted
+
+
 def clean_accuracy(logits: NDArray[np.float32], labels: Sequence[int]) -> Rate:
     """Right / all. ``logits`` is [n, classes]; a row that is not finite counts as wrong."""
     right = (logits.argmax(axis=1) == np.asarray(labels)) & np.isfinite(logits).all(axis=1)

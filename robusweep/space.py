@@ -5,29 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
-from robusweep.errors import RecipeError
+from robusweep.errors import RecipeError, nearest
 from robusweep.spec import Spec
 from robusweep.yaml_source import KeyPath, Source, load_yaml, recipe_error
 
 Value = str | int | float | bool | None
+Blocks = dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")], dict[str, Any]]
+Listed = Annotated[
+    Annotated[list[Value], Tag("values")] | Annotated[Blocks, Tag("named blocks")],  # a blank: no block has that name
+    Discriminator(lambda given: "named blocks" if isinstance(given, dict) else "values"),
+]
 KINDS = ("choice", "grid", "uniform", "log_uniform", "integer")
 
 
 class Dimension(Spec):
     """One searched key. Exactly one of the five kinds is given.
 
-    ``choice``: one of the values, chosen by the sampler. ``grid``: every value in turn. ``uniform``, ``log_uniform``:
-    a number in [low, high]. ``integer``: a whole number in [low, high], both included.
+    ``choice``: one of the values, chosen by the sampler. ``grid``: every value in turn. Both list values, or name
+    whole blocks: ``{vanilla: {kind: standard}, pgd: {kind: pgd, radius: 0.3}}``; the searched value is then the name.
+    ``uniform``, ``log_uniform``: a number in [low, high]. ``integer``: a whole number in [low, high], both included.
     ``when``: the dimension exists only where other keys have the given values. ``after: training``: the value needs no
     retraining, so one trained set is scored at all of them (a grid).
     """
 
-    choice: list[Value] | None = Field(None, min_length=1)
-    grid: list[Value] | None = Field(None, min_length=1)
+    choice: Listed | None = Field(None, min_length=1)
+    grid: Listed | None = Field(None, min_length=1)
     uniform: list[float] | None = Field(None, min_length=2, max_length=2)
     log_uniform: list[float] | None = Field(None, min_length=2, max_length=2)
     integer: list[int] | None = Field(None, min_length=2, max_length=2)
@@ -42,7 +48,7 @@ class Dimension(Spec):
             raise ValueError(f"exactly one of {', '.join(KINDS)} is needed, {said}")
         if self.after and not self.grid:
             raise ValueError("after: training needs a grid, because every value is scored")
-        values = self.choice or self.grid
+        values = self.listed
         if values and len({(isinstance(v, bool), v) for v in values}) != len(values):
             raise ValueError("a value is listed twice")
         for name in ("uniform", "log_uniform", "integer"):
@@ -53,10 +59,32 @@ class Dimension(Spec):
             raise ValueError(f"log_uniform: the lower bound must be above 0, given {self.log_uniform[0]}")
         return self
 
+    @property
+    def listed(self) -> list[Value]:
+        """The values of a choice or grid, names where it lists blocks; none for a range."""
+        return list(self.choice or self.grid or [])
+
+    @property
+    def blocks(self) -> Blocks:
+        """The named blocks; none where plain values are listed."""
+        listed = self.choice or self.grid
+        return listed if isinstance(listed, dict) else {}
+
+    def in_recipe(self, value: Value) -> Any:
+        """What a searched value puts into the recipe: itself, or the block of that name."""
+        return self.blocks[value] if self.blocks and isinstance(value, str) else value
+
+    def refusal(self, value: Value) -> str | None:
+        """Why this is none of the listed values; None when it is one."""
+        if any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in self.listed):
+            return None
+        near = nearest(value, map(str, self.listed)) if isinstance(value, str) else None
+        hint = f"; did you mean {near!r}?" if near else ""
+        return f"{value!r} is none of the values of that key{hint} ({', '.join(map(repr, self.listed))})"
+
     def corners(self) -> list[Any]:
         """The values at which the recipe must be valid: all listed ones, or both bounds."""
-        bounds = self.choice or self.grid or self.uniform or self.log_uniform or self.integer
-        return list(bounds or [])
+        return list(self.listed or self.uniform or self.log_uniform or self.integer or [])
 
     def condition(self) -> dict[str, Any]:
         """Values of other keys that meet the ``when`` of this dimension."""
@@ -86,13 +114,22 @@ class SearchSpace(Spec):
 
     def grid_points(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Every combination of the after-training values for one trained set, in a fixed order."""
-        live = {k: d for k, d in self.after_training.items() if d.holds(params)}
-        return [dict(zip(live, values, strict=True)) for values in product(*(d.corners() for d in live.values()))]
+        return _combined(self.after_training, params)
+
+    def kinds_of_trials(self) -> list[dict[str, Any]]:
+        """Every combination of the names of blocks that training depends on; one of nothing when there is none."""
+        return _combined({k: d for k, d in self.training.items() if d.blocks}, {})
 
     def training_grids(self) -> list[dict[str, Any]]:
         """Every combination of the training dimensions that are grids: they are walked in turn, not sampled."""
         grids = {k: d for k, d in self.training.items() if d.grid and not d.when}
         return [dict(zip(grids, values, strict=True)) for values in product(*(d.corners() for d in grids.values()))]
+
+    def in_recipe(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Dotted recipe key -> what goes there: a block first, then keys inside it, whatever the order given."""
+        ordered = sorted(params, key=lambda key: key.count("."))
+        known = self.dimensions
+        return {key: known[key].in_recipe(params[key]) if key in known else params[key] for key in ordered}
 
     def corners(self) -> Iterator[dict[str, Any]]:
         """Assignments that reach every bound and listed value, alone and then with those of each other dimension.
@@ -107,6 +144,17 @@ class SearchSpace(Spec):
                 params = {**first.condition(), **second.condition(), **dict(zip((one, two), pair, strict=True))}
                 if first.holds(params) and second.holds(params):
                     yield params
+
+
+def _combined(dimensions: Mapping[str, Dimension], params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of listed values, each dimension where its condition holds; the last one changes fastest."""
+    points: list[dict[str, Any]] = [{}]
+    for key, dimension in dimensions.items():
+        values = [{key: value} for value in dimension.listed]
+        points = [
+            point | value for point in points for value in (values if dimension.holds({**params, **point}) else [{}])
+        ]
+    return points
 
 
 def load_space(path: str | Path) -> tuple[SearchSpace, Source]:
@@ -127,22 +175,25 @@ def load_space(path: str | Path) -> tuple[SearchSpace, Source]:
         raise RecipeError("\n".join(mistakes))
     for key, dimension in dimensions.items():
         for other in dimension.when:
-            _check_condition(source, (key, "when", other), dimension, dimensions.get(other))
+            _check_condition(source, (key, "when", other), dimensions)
     return SearchSpace(dimensions=dimensions), source
 
 
-def _check_condition(source: Source, path: KeyPath, dimension: Dimension, other: Dimension | None) -> None:
+def _check_condition(source: Source, path: KeyPath, dimensions: Mapping[str, Dimension]) -> None:
     """The key that a dimension depends on is searched, free of conditions, decided earlier, and can take the values."""
+    key, _, name = map(str, path)
+    dimension, other = dimensions[key], dimensions.get(name)
     if other is None:
         raise source.error(path, "names a key that this space does not search")
+    if list(dimensions).index(name) >= list(dimensions).index(key):
+        raise source.error(path, f"names a key that is decided later: put {name} above {key}")
     if other.when:
         raise source.error(path, "names a key that is itself conditional")
     if other.after and not dimension.after:
         raise source.error(path, "a key before training cannot depend on one after training")
-    listed = other.choice or other.grid
-    if listed is None:
+    if not other.listed:
         raise source.error(path, "names a key without listed values (choice or grid)")
-    wanted = dimension.when[str(path[-1])]
+    wanted = dimension.when[name]
     for value in wanted if isinstance(wanted, list) else [wanted]:
-        if value not in listed:
-            raise source.error(path, f"{value!r} is none of the values of that key ({', '.join(map(repr, listed))})")
+        if refusal := other.refusal(value):
+            raise source.error(path, refusal)

@@ -5,9 +5,7 @@ The order of the stages is written here and nowhere else.
 
 from __future__ import annotations
 
-import copy
 import json
-import shutil
 import traceback
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,15 +21,13 @@ from robusweep.environment import environment
 from robusweep.examples import Dataset
 from robusweep.progress import Progress
 from robusweep.recipe import Recipe
-from robusweep.record import AdapterRecord, TrialRecord, write_json, write_text
+from robusweep.record import TrialRecord, write_text
 from robusweep.scoring import Ground, score
 from robusweep.seeds import derive
-from robusweep.training import TrainingMethod
+from robusweep.trained import tensors_of, train
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-TRAIN_CODE = 1  # raise it when training the same block would give other weights: old cache entries are then not used
 
 T = TypeVar("T")
 
@@ -83,10 +79,10 @@ def _stages(assignment: Assignment, progress: Progress) -> dict[str, Any]:
     trained = {}
     for view in _rotated(list(views), assignment.number):
         with progress.stage(f"train {view}"):
-            trained[view] = _train(view, views[view], ground)
+            trained[view] = train(view, views[view], ground)
 
     frozen = dict(base.network.named_parameters())
-    members = [recipe.adapter.fold(frozen, _tensors(trained[view].cache_key, ground)) for view in views]
+    members = [recipe.adapter.fold(frozen, tensors_of(trained[view].cache_key, ground)) for view in views]
     mixed = [(p, partial(_mixed, p, members)) for p in _rotated(assignment.points, assignment.number)]
     protocol_hash = _protocol_hash(recipe, dataset)
     points = score(mixed, protocol_hash, ground)
@@ -103,71 +99,6 @@ def _rotated(items: Sequence[T], number: int) -> list[T]:
     """The items from a start that depends on the trial, so that trials which share work don't wait for each other."""
     start = number % len(items)
     return [*items[start:], *items[:start]]
-
-
-def _train(view: str, method: TrainingMethod, ground: Ground) -> AdapterRecord:
-    """The record of the adapter for this view; it is trained at most once for the same inputs, whoever asks."""
-    recipe, base, progress = ground.recipe, ground.base, ground.progress
-    texts = [example.text for example in ground.dataset.train]
-    labels = [example.label for example in ground.dataset.train]
-    key = {
-        "code": TRAIN_CODE,
-        "base": ground.base_identity,
-        "max_tokens": base.max_tokens,
-        "dropout": recipe.model.dropout,
-        "labels": list(base.label_names),
-        "train": [texts, labels],
-        "adapter": recipe.adapter.model_dump(mode="json"),
-        "method": method.model_dump(mode="json"),
-        "seed": recipe.seed,
-    }
-
-    def make(folder: Path) -> None:
-        from safetensors.torch import save_file
-
-        from robusweep.training.loop import fit
-
-        progress.say(f"{view}: training ({method.kind})")
-        network = copy.deepcopy(base.network)
-        head = model_stage.head_names(network)
-        adapted = recipe.adapter.attach(network, head=head, seed=derive(recipe.seed, "adapter"))
-        fitted = fit(
-            adapted,
-            method,
-            base.tokens(texts),
-            labels,
-            pad_id=base.pad_id,
-            seed=derive(recipe.seed, "train"),
-            bf16=ground.bf16,
-            on_epoch=lambda epoch, loss: progress.say(f"{view}: epoch {epoch + 1}/{method.n_epochs}, loss {loss:.4f}"),
-        )
-        save_file(recipe.adapter.extract(adapted), folder / "adapter.safetensors")
-        write_json(folder / "fitted.json", vars(fitted))
-
-    entry, cached = ground.cache.get_or_make("train", key | ground.terms.hardware, make)
-    fitted = json.loads((entry / "fitted.json").read_text(encoding="utf-8"))
-    progress.say(f"{view}: {'from the cache' if cached else 'trained'} ({fitted['seconds']:.0f} s of training)")
-    copied = ground.folder / "adapters" / f"{view}.safetensors"
-    copied.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(entry / "adapter.safetensors", copied)
-    return AdapterRecord(
-        view=view,
-        method=method.kind,
-        cache_key=entry.name,
-        cached=cached,
-        train_seconds=fitted["seconds"],
-        final_loss=fitted["final_loss"],
-        n_steps=fitted["n_steps"],
-        token_efficiency=fitted["token_efficiency"],
-        precision="bf16" if ground.bf16 else "fp32",
-    )
-
-
-def _tensors(cache_key: str, ground: Ground) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    tensors: dict[str, Tensor] = load_file(ground.cache.root / "train" / cache_key / "adapter.safetensors")
-    return tensors
 
 
 def _mixed(point: PointPlan, members: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:

@@ -262,8 +262,15 @@ class BlockError(ValueError):
 
 def recipe_error(source: Source, model: type[BaseModel], error: ValidationError, below: KeyPath = ()) -> RecipeError:
     """All mistakes of the block at ``below`` as one error: file:line, dotted key, what was given, what is allowed."""
-    rows = [_describe(source, model, detail, below) for detail in _telling(error.errors(include_url=False))]
+    rows = [source.error(path, says, of_key=key).message for path, says, key in mistakes(source, model, error, below)]
     return RecipeError("\n".join(dict.fromkeys(rows)))
+
+
+def mistakes(
+    source: Source, model: type[BaseModel], error: ValidationError, below: KeyPath = ()
+) -> list[tuple[KeyPath, str, bool]]:
+    """Each mistake of the block at ``below``: where, what is wrong, and whether with the key rather than its value."""
+    return [_describe(source, model, detail, below) for detail in _telling(error.errors(include_url=False))]
 
 
 def _telling(details: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -282,7 +289,9 @@ def _telling(details: list[ErrorDetails]) -> list[ErrorDetails]:
     return [detail for detail in details if not says_little(detail)]
 
 
-def _describe(source: Source, model: type[BaseModel], detail: ErrorDetails, below: KeyPath) -> str:
+def _describe(
+    source: Source, model: type[BaseModel], detail: ErrorDetails, below: KeyPath
+) -> tuple[KeyPath, str, bool]:
     kind, given = detail["type"], detail.get("input")
     path = (*below, *_document_path(source, below, detail["loc"]))
     if kind == "extra_forbidden":
@@ -297,7 +306,7 @@ def _describe(source: Source, model: type[BaseModel], detail: ErrorDetails, belo
         path = (*path, *cause.path) if isinstance(cause, BlockError) else path
         of_key = isinstance(given, Mapping | list | BaseModel)
         says = _message(detail) if of_key else f"{_message(detail)}, given {in_yaml(given)}"
-    return source.error(path, says, of_key=of_key).message
+    return path, says, of_key
 
 
 def _describe_kind(source: Source, model: type[BaseModel], detail: ErrorDetails, path: KeyPath) -> tuple[KeyPath, str]:

@@ -176,7 +176,7 @@ SPACES = [
     searched("key that does not exist", "adapter.rnak: {choice: [4, 8]}", "adapter.rnak", "mean 'adapter.rank'"),
     searched("size of the data", "data.n_train: {choice: [10, 20]}", "data.n_train", "can't be searched"),
     searched("seed", "seed: {choice: [0, 1]}", "seed", "can't be searched"),
-    searched("rank after training", "adapter.rank: {grid: [4, 8], after: training}", "adapter.rank", "mix."),
+    searched("rank after training", "adapter.rank: {grid: [4, 8], after: training}", "adapter.rank", "only mix"),
     typed("weight before training", "grid: [0.0, 0.5, 1.0], after: training", "uniform: [0, 1]", "mix.weight",
           "after: training", file="space.yaml"),
     searched("rank 0", "adapter.rank: {choice: [4, 0]}", "adapter.rank=0", "greater than or equal to 1"),

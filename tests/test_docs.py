@@ -18,6 +18,7 @@ from robusweep.catalogue import FAMILIES, kinds
 from robusweep.evaluate import Answer
 from robusweep.examples import Example
 from robusweep.front import Point
+from robusweep.recipe import load_recipe
 from robusweep.record import AttackOutcome
 from robusweep.scores import Rate
 
@@ -150,6 +151,19 @@ def test_the_recipes_of_the_readme_are_valid(
     for recipe in [*whole, *(ROOT / "recipes").glob("*.yaml")]:
         assert exit_code(["validate", str(recipe)], monkeypatch) == 0, capsys.readouterr().err
         assert "valid" in capsys.readouterr().out
+
+
+def test_the_named_blocks_of_the_documentation_fit_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "version: 1\nname: a\ndata: {kind: trec}\nadapter: {kind: lora}\ntrain: {kind: standard}\n"
+        "attacks: {known: [pwws]}\nsearch: {space: space.yaml, reference: {train: vanilla}}\n"
+    )
+    for page in (README, ROOT / "docs/recipe.md"):
+        found = [text for language, text in FENCE.findall(page.read_text(encoding="utf-8")) if "  grid:\n" in text]
+        assert found
+        for text in found:
+            (tmp_path / "space.yaml").write_text(text)
+            assert load_recipe(tmp_path / "recipe.yaml").space.dimensions["train"].blocks
 
 
 def test_stand_ins_are_refused_as_the_readme_says(

@@ -168,6 +168,12 @@ def test_a_recipe_without_a_search_needs_no_space(tmp_path: Path) -> None:
         ("train.n_epochs: {uniform: [1, 3]}", "valid integer"),
         ("adapter: {choice: [lora]}", "must be a block of keys"),
         ("train.learning_rate: {choice: [0.1, big]}", "train.learning_rate='big'"),
+        ("data: {choice: {a: {kind: trec}}}", "can't be searched"),
+        ("resources: {choice: {a: {cpus: 2}}}", "can't be searched"),
+        ("model: {choice: {a: {base: minilm_l6}}}", "the encoder can't be searched"),
+        ("model.base: {choice: [minilm_l6]}", "the encoder can't be searched"),
+        ("mix: {grid: {a: {kind: adpmixup}}}", "needs no retraining"),
+        ("adapter: {grid: {a: {kind: lora}}, after: training}", "only mix and keys below it"),
     ],
 )
 def test_a_space_may_only_search_what_keeps_every_trial_valid_and_comparable(
@@ -226,3 +232,120 @@ def test_a_race_is_refused_where_its_error_rate_would_not_hold(tmp_path: Path) -
             "attacks.race={first: 16}",
             "search.objectives=[{metric: robust_accuracy}, {metric: train_seconds, goal: min}]",
         )
+
+
+NAMED = """\
+mix.weight: {grid: [0.0, 1.0], after: training}
+train:
+  grid:
+    vanilla: {kind: standard, n_epochs: 2}
+    pgd:
+      kind: pgd
+      radius: 0.3
+train.radius: {log_uniform: [0.1, 1.0], when: {train: pgd}}
+adapter: {choice: {small: {kind: lora, rank: 2}, all: {kind: full}}}
+"""
+
+
+def test_a_named_block_is_put_into_the_recipe_and_keys_inside_it_after_it(tmp_path: Path) -> None:
+    loaded = plan(tmp_path, space=NAMED)
+    recipe = loaded.with_params({"train.radius": 0.7, "train": "pgd", "adapter": "all"})
+    assert recipe.train.kind == "pgd"
+    assert recipe.model_dump()["train"]["radius"]["value"] == 0.7
+    assert recipe.adapter.kind == "full"
+    assert loaded.with_params({"train": "pgd"}).model_dump()["train"]["radius"]["value"] == 0.3, "nothing is kept"
+    assert loaded.with_params({"train": "vanilla"}).train.n_epochs == 2
+    assert loaded.recipe.train.n_epochs == 3
+
+
+def test_mix_blocks_may_be_searched_after_training(tmp_path: Path) -> None:
+    space = "mix: {grid: {half: {kind: adpmixup, weight: 0.5}, all: {kind: adpmixup, weight: 1.0}}, after: training}\n"
+    loaded = plan(tmp_path, space=space)
+    mixers = [loaded.with_params(point).mix for point in loaded.space.grid_points({})]
+    assert [mix.weight for mix in mixers if mix] == [0.5, 1.0]
+
+
+def test_a_sweep_over_other_blocks_or_other_names_is_another_sweep(tmp_path: Path) -> None:
+    spaces = [NAMED, NAMED.replace("radius: 0.3", "radius: 0.4"), NAMED.replace("vanilla", "plain")]
+    assert len({plan(tmp_path, space=space).sweep_digest() for space in spaces}) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "says"),
+    [
+        (("radius: 0.3", "radius: -1"), 7, "train.grid.pgd.radius: must be greater than or equal to 0, given -1"),
+        (("n_epochs: 2", "n_epoch: 2"), 4, "train.grid.vanilla.n_epoch: unknown key; did you mean 'n_epochs'?"),
+        (("n_epochs: 2", "n_epochs: 0"), 4, "train.grid.vanilla.n_epochs: must be greater than or equal to 1"),
+        (("kind: standard, ", ""), 4, "train.grid.vanilla: the key 'kind' is missing"),
+        (("      kind: pgd", "      kind: pdg"), 6, "train.grid.pgd.kind: unknown kind 'pdg'; did you mean 'pgd'?"),
+        (("{kind: full}", "{kind: full, rank: 2}"), 9, "adapter.choice.all.rank: unknown key"),
+    ],
+)
+def test_a_mistake_in_a_named_block_is_told_where_the_space_has_it(
+    tmp_path: Path, change: tuple[str, str], line: int, says: str
+) -> None:
+    with pytest.raises(RecipeError) as e:
+        plan(tmp_path, space=NAMED.replace(*change))
+    assert f"space.yaml:{line}: {says}" in str(e.value)
+    assert str(e.value).count("space.yaml:") == 1, "one mistake, one line"
+
+
+def test_all_mistakes_of_named_blocks_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as e:
+        plan(tmp_path, space=NAMED.replace("radius: 0.3", "radius: -1").replace("rank: 2", "rank: 0"))
+    assert "train.grid.pgd.radius" in str(e.value)
+    assert "adapter.choice.small.rank" in str(e.value)
+
+
+def test_a_block_that_does_not_fit_the_rest_of_the_recipe_is_refused_by_its_name(tmp_path: Path) -> None:
+    space = "mix.weight: {grid: [0.5], after: training}\ntrain: {grid: {own: {kind: text_attack, attack: pwws}}}\n"
+    with pytest.raises(RecipeError, match=r"space\.yaml:2: train\.grid\.own\.attack: 'pwws' is listed under"):
+        plan(tmp_path, "attacks.held_out=[pwws]", space=space)
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("train.radius: {uniform: [0.1, 1.0]}", "no such key"),
+        ("train.radius: {uniform: [0.1, 1.0], when: {train: vanilla}}", "train='vanilla', train.radius=0.1 gives no"),
+        ("train.radius: {uniform: [-1.0, 1.0], when: {train: pgd}}", "train='pgd', train.radius=-1.0 gives no valid"),
+        ("train.n_epochs: {choice: [1, 0]}", "train.n_epochs=0 gives no valid recipe"),
+    ],
+)
+def test_a_key_inside_a_searched_block_has_to_fit_the_blocks_that_it_meets(tmp_path: Path, key: str, says: str) -> None:
+    space = NAMED.replace("train.radius: {log_uniform: [0.1, 1.0], when: {train: pgd}}", key)
+    with pytest.raises(RecipeError) as e:
+        plan(tmp_path, space=space)
+    assert says in str(e.value)
+    assert "space.yaml:8: " in str(e.value)
+    assert says != "no such key" or e.value.hint == "if some blocks of train have it, say which: when: {train: [...]}"
+
+
+def test_a_reference_is_no_part_of_what_makes_a_sweep(tmp_path: Path) -> None:
+    loaded = plan(tmp_path, "search.reference={train: vanilla, mix.weight: 0}", space=NAMED)
+    assert loaded.recipe.search is not None
+    assert loaded.recipe.search.reference == {"train": "vanilla", "mix.weight": 0}
+    assert loaded.sweep_digest() == plan(tmp_path, space=NAMED).sweep_digest()
+    assert plan(tmp_path).recipe.search.reference is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("{trian: vanilla}", "search.reference.trian: is not searched; did you mean 'train'?"),
+        ("{adapter.rank: 4}", "search.reference.adapter.rank: is not searched"),
+        ("{train: vanila}", "'vanila' is none of the values of that key; did you mean 'vanilla'? ('vanilla', 'pgd')"),
+        ("{train.radius: 0.1}", "is searched in a range, which meets no value twice"),
+        ("{mix.weight: 0.5}", "0.5 is none of the values"),
+        ("{mix.weight: false}", "False is none of the values"),
+        ("{train: vanilla, train.n_steps: 2}", "is searched only where train is 'pgd'"),
+        ("{}", "at least 1"),
+        ("vanilla", "must be a block of keys"),
+        ("{train: [vanilla, pgd]}", "search.reference.train"),
+    ],
+)
+def test_a_reference_that_no_point_can_be_is_refused(tmp_path: Path, reference: str, says: str) -> None:
+    space = NAMED + "train.n_steps: {choice: [2, 3], when: {train: pgd}}\n"
+    with pytest.raises(RecipeError) as e:
+        plan(tmp_path, f"search.reference={reference}", space=space)
+    assert says in str(e.value)

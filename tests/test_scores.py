@@ -15,6 +15,7 @@ from robusweep.scores import (
     Rate,
     clean_accuracy,
     fit_temperature,
+    holm,
     hypervolume,
     knee,
     mcnemar,
@@ -283,6 +284,23 @@ def test_equal_systems_do_not_differ_and_nothing_is_not_compared() -> None:
     for bad in ([], [True]):
         with pytest.raises(ValueError, match="same examples"):
             Comparison.of(bad, [])
+
+
+def test_holm_corrects_for_the_family_and_keeps_the_order() -> None:
+    assert holm([]) == []
+    assert holm([0.03]) == [0.03]
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
+    drawn = np.random.default_rng(0).random(20).tolist()
+    adjusted = holm(drawn)
+    assert all(p <= q <= min(1.0, 20 * p) for p, q in zip(drawn, adjusted, strict=True))
+    assert np.argsort(drawn, kind="stable").tolist() == sorted(range(20), key=lambda i: (adjusted[i], drawn[i]))
+
+
+def test_holm_keeps_the_chance_of_any_false_alarm() -> None:
+    rng = np.random.default_rng(1)
+    alarms = sum(min(holm(rng.random(10).tolist())) <= 0.05 for _ in range(2000))
+    assert alarms / 2000 < 0.065
 
 
 def test_the_paired_interval_holds_the_truth_about_as_often_as_it_says() -> None:

@@ -29,6 +29,8 @@ def made(**dimensions: dict[str, Any]) -> SearchSpace:
         ("{grid: [0.0, 0.5]}", [0.0, 0.5]),
         ("{uniform: [0, 1]}", [0.0, 1.0]),
         ("{log_uniform: [1e-5, 1e-3]}", [1e-5, 1e-3]),
+        ("{choice: {plain: {kind: standard}, v1.2_b-c: {kind: pgd}}}", ["plain", "v1.2_b-c"]),
+        ("{grid: {blocks: {kind: standard}}}", ["blocks"]),
         ("{integer: [1, 3]}", [1, 3]),
     ],
 )
@@ -44,6 +46,18 @@ def test_corners_are_all_listed_values_or_both_bounds(tmp_path: Path, text: str,
         ("{choice: [1], grid: [1]}", "given choice, grid"),
         ("{choice: []}", "at least 1"),
         ("{choice: [1, 1]}", "twice"),
+        ("{choice: {}}", "at least 1"),
+        ("{choice: {a: 5}}", "k.choice.a: must be a block of keys"),
+        ("{grid: {a: null}}", "k.grid.a: must be a block of keys"),
+        ("{grid: {a: [1]}}", "k.grid.a: must be a block of keys"),
+        ("{grid: {blocks: {kind: pgd}, a: 1}}", "k.grid.a: must be a block of keys"),
+        ("{grid: {a b: {kind: pgd}}}", "given 'a b'"),
+        ("{grid: {-a: {kind: pgd}}}", "given '-a'"),
+        (f"{{grid: {{{'a' * 81}: {{kind: pgd}}}}}}", "must match pattern"),
+        ("{grid: {a: {kind: pgd}, a: {kind: pgd}}}", "the key is repeated"),
+        ("{choice: {a: {kind: pgd}}, after: training}", "needs a grid"),
+        ("{uniform: {a: {kind: pgd}}}", "must be a valid list"),
+        ("{choice: 5}", "must be a valid list"),
         ("{grid: [0, 0.0]}", "twice"),
         ("{uniform: [1, 1]}", "below the upper bound"),
         ("{integer: [3, 1]}", "below the upper bound"),
@@ -61,7 +75,7 @@ def test_a_dimension_that_says_nothing_sensible_is_refused_with_its_place(tmp_pa
     with pytest.raises(RecipeError) as e:
         space(tmp_path, f"# comment\nadapter.rank: {text}\n")
     assert "s.yaml:2: adapter.rank" in str(e.value)
-    assert says in str(e.value)
+    assert says.replace("k.", "adapter.rank.") in str(e.value)
 
 
 def test_true_and_one_are_two_values() -> None:
@@ -83,6 +97,10 @@ def test_all_mistakes_of_a_space_are_told_at_once(tmp_path: Path) -> None:
         ("a: {uniform: [0, 1]}\nb: {choice: [1], when: {a: 0.5}}\n", "without listed values"),
         ("a: {choice: [1, 2]}\nb: {choice: [1], when: {a: 3}}\n", "3 is none of the values"),
         ("a: {choice: [x, y]}\nb: {choice: [1], when: {a: [x, z]}}\n", "'z' is none of the values"),
+        ("a: {choice: {pgd: {kind: pgd}}}\nb: {choice: [1], when: {a: pdg}}\n", "did you mean 'pgd'"),
+        ("a: {choice: [1, 2]}\nb: {choice: [1], when: {a: true}}\n", "True is none of the values"),
+        ("b: {choice: [1], when: {a: 1}}\na: {choice: [1]}\n", "decided later: put a above b"),
+        ("a: {choice: [1], when: {a: 1}}\n", "itself conditional|decided later"),
     ],
 )
 def test_a_condition_names_a_searched_key_and_values_that_it_takes(tmp_path: Path, text: str, says: str) -> None:
@@ -151,3 +169,43 @@ def test_training_grids_are_walked_in_all_combinations() -> None:
     searched = made(a={"grid": [1, 2]}, b={"grid": ["x", "y"]}, c={"choice": [1, 2]})
     assert searched.training_grids() == [{"a": a, "b": b} for a in (1, 2) for b in ("x", "y")]
     assert made(c={"choice": [1, 2]}).training_grids() == [{}]
+
+
+def test_an_after_training_value_may_depend_on_another() -> None:
+    searched = made(
+        mix={"grid": {"plain": {"kind": "uniform"}, "fixed": {"kind": "adpmixup"}}, "after": "training"},
+        mix__weight={"grid": [0.0, 1.0], "after": "training", "when": {"mix": "fixed"}},
+    )
+    fixed = [{"mix": "fixed", "mix.weight": weight} for weight in (0.0, 1.0)]
+    assert searched.grid_points({}) == [{"mix": "plain"}, *fixed]
+
+
+BLOCKS = {"vanilla": {"kind": "standard"}, "pgd": {"kind": "pgd", "radius": None}}
+
+
+def test_a_name_stands_for_its_block_in_the_recipe_alone() -> None:
+    searched = made(train={"grid": BLOCKS}, train__radius={"uniform": [0.1, 1.0], "when": {"train": "pgd"}})
+    params = {"train.radius": 0.2, "train": "pgd", "adapter.rank": 4}
+    assert list(searched.in_recipe(params).items()) == [
+        ("train", BLOCKS["pgd"]),  # first, although it was given last
+        ("train.radius", 0.2),
+        ("adapter.rank", 4),
+    ]
+    assert searched.training_grids() == [{"train": "vanilla"}, {"train": "pgd"}]
+    assert {"train": "pgd", "train.radius": 1.0} in list(searched.corners())
+    assert SearchSpace.model_validate(searched.model_dump(mode="json", exclude_none=True)) == searched
+
+
+def test_the_kinds_of_trials_are_the_combinations_of_named_blocks() -> None:
+    searched = made(
+        train={"grid": BLOCKS},
+        adapter={"choice": {"small": {"kind": "lora"}, "all": {"kind": "full"}}, "when": {"train": "pgd"}},
+        train__n_epochs={"choice": [1, 2]},
+        mix={"grid": {"plain": {"kind": "adpmixup"}}, "after": "training"},
+    )
+    assert searched.kinds_of_trials() == [
+        {"train": "vanilla"},
+        {"train": "pgd", "adapter": "small"},
+        {"train": "pgd", "adapter": "all"},
+    ]
+    assert made(a={"grid": [1, 2]}).kinds_of_trials() == [{}]

@@ -9,7 +9,8 @@ from pydantic import Field
 from robusweep.adapters.base import Adapter
 from robusweep.adapters.full import Full
 from robusweep.adapters.lora import Lora
+from robusweep.adapters.oft import Oft
 
-AnyAdapter = Annotated[Lora | Full, Field(discriminator="kind")]
+AnyAdapter = Annotated[Lora | Oft | Full, Field(discriminator="kind")]
 
-__all__ = ["Adapter", "AnyAdapter", "Full", "Lora"]
+__all__ = ["Adapter", "AnyAdapter", "Full", "Lora", "Oft"]

@@ -23,13 +23,15 @@ class BaseEncoder(Spec):
     """The pre-trained encoder. ``base``: a hub name, a local folder, or an embedded encoder (``minilm_l6``).
 
     ``stand_in`` is used, with a notice, when ``base`` is a hub name and the hub can't be reached; null refuses.
-    ``dropout``: the model's own when null.
+    ``dropout``: the model's own when null. ``attention``: which implementation computes attention; ``auto`` takes
+    PyTorch's scaled dot product where the model has it.
     """
 
     base: str = Field("minilm_l6", min_length=1)
     stand_in: Literal["minilm_l6"] | None = "minilm_l6"
     max_tokens: int = Field(128, ge=8, le=4096)
     dropout: float | None = Field(None, ge=0, lt=1)
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
 
 
 def embedded_folder(name: str) -> Path:

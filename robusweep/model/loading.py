@@ -62,7 +62,8 @@ def load(model: BaseEncoder, label_names: Sequence[str], *, seed: int, device: s
             config.update({name: model.dropout for name in config.to_dict() if "dropout" in name})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            tokenizer, network, found = _read(source, config, ignore_mismatched_sizes=True)  # a head for other labels
+            attention = {} if model.attention == "auto" else {"attn_implementation": model.attention}
+            tokenizer, network, found = _read(source, config, ignore_mismatched_sizes=True, **attention)  # a new head
             torch.manual_seed(seed)
             _reset_head(network, model.base)
     _check_encoder(network, found, model.base)

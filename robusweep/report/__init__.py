@@ -8,6 +8,7 @@ from typing import Any
 
 from robusweep.front import Objective, Point
 from robusweep.record import TrialRecord, write_json, write_text
+from robusweep.reference import ReferenceTable
 from robusweep.report.html import html_report
 from robusweep.report.markdown import markdown_report
 from robusweep.report.readings import knee_of, weight_curves
@@ -27,10 +28,11 @@ def write_reports(
     recipe_yaml: str,
     notices: Sequence[str],
     protocol: Mapping[str, object],
+    against: ReferenceTable | None = None,
 ) -> list[Path]:
     """Write report.html, report.md, report.json and, where there is something to draw, figures/*.png.
 
-    Gives the paths written. Each file is replaced as a whole.
+    ``against`` compares the points with a reference. Gives the paths written. Each file is replaced as a whole.
     """
     everything: dict[str, Any] = {
         "name": name,
@@ -40,6 +42,7 @@ def write_reports(
         "recipe_yaml": recipe_yaml,
         "notices": notices,
         "protocol": protocol,
+        "against": against,
     }
     paths = [run_dir / "report.html", run_dir / "report.md", run_dir / "report.json"]
     write_text(paths[0], html_report(**everything))
@@ -53,6 +56,7 @@ def write_reports(
         "n_points": len(points),
         "n_failed": sum(record.status == "failed" for record in records),
         "knee": None if best is None else best.id,
+        "compared_with": against and against.model_dump(mode="json"),
         "notices": all_notices(notices, records, points),
     }
     write_json(paths[2], summary)

@@ -7,7 +7,10 @@ from html import escape
 
 from robusweep.front import Objective, Point
 from robusweep.record import TrialRecord
+from robusweep.reference import ReferenceTable
+from robusweep.report.against import sentences_of, title_of
 from robusweep.report.html_tables import (
+    against_table,
     environment_of,
     failures_table,
     mapping_table,
@@ -39,6 +42,7 @@ def html_report(
     recipe_yaml: str,
     notices: Sequence[str],
     protocol: Mapping[str, object],
+    against: ReferenceTable | None = None,
 ) -> str:
     """The whole page. ``protocol`` is what the protocol hash was taken of; ``recipe_yaml`` is shown as given."""
     parts = [
@@ -46,6 +50,7 @@ def html_report(
         _notices(all_notices(notices, records, points)),
         f'<p class="lead">{escape(summary_sentence(points, records, objectives))}</p>',
         _front(points, objectives),
+        _against(against, points, objectives),
         _weights(points, objectives),
         _points(points, objectives),
         _cost(records),
@@ -81,6 +86,14 @@ def _front(points: Sequence[Point], objectives: Sequence[Objective]) -> str:
         f"<h2>Front</h2><figure>{front_legend()}{front_svg(points, objectives)}<figcaption>"
         f"Numbers are those of the table. Point at a mark for its values.</figcaption></figure>{text}"
     )
+
+
+def _against(against: ReferenceTable | None, points: Sequence[Point], objectives: Sequence[Objective]) -> str:
+    if against is None:
+        return ""
+    text = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences_of(against, points))
+    table = against_table(against, points, objectives) if against.references else ""
+    return f"<h2>{escape(title_of(against))}</h2>{text}{table}"
 
 
 def _weights(points: Sequence[Point], objectives: Sequence[Objective]) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import groupby
 from typing import Any
 
 from robusweep.front import Objective, Point
 from robusweep.record import AttackScore, TrialRecord
+from robusweep.reference import ReferenceTable
+from robusweep.report.against import Cell, Column, columns_of, shown_points
 from robusweep.report.readings import attack_names, front_of, held_out_names, searched_keys, table_order
 from robusweep.report.sentences import FLAG, FRONT, KNEE, n_text, percent, seconds_text, stopped_text, value_text
 from robusweep.scores import Rate
@@ -118,6 +121,29 @@ def _attack_cells(score: AttackScore | None) -> list[str]:
         _rate_cell(score.success_rate),
         f'<td data-value="{"" if queries is None else queries}">{shown}</td>',
     ]
+
+
+def against_table(table: ReferenceTable, points: Sequence[Point], objectives: Sequence[Objective]) -> str:
+    """The references, and every point that is compared with one."""
+    columns = columns_of(table, points, objectives)
+    groups = [(group, len(list(members))) for group, members in groupby(column.group for column in columns)]
+    top = "".join(f'<th class="group" colspan="{n}">{escape(group)}</th>' for group, n in groups)
+    heads = "".join(f"<th>{_breakable(c.head)}{_small(c.n)}</th>" for c in columns)
+    body = []
+    for i, point in enumerate(shown_points(table, points, objectives)):
+        front = ' class="front"' if point.pareto else ""
+        body.append(f"<tr{front}>{''.join(_cell(column, column.cells[i]) for column in columns)}</tr>")
+    head = f"<thead><tr>{top}</tr><tr>{heads}</tr></thead>"
+    return f'<div class="scroll"><table class="points">{head}<tbody>{"".join(body)}</tbody></table></div>'
+
+
+def _cell(column: Column, cell: Cell) -> str:
+    kind = "id" if column.head == "id" else "text" if column.group == "searched" else "number"
+    return f'<td class="{kind}" data-value="{escape(str(cell.value))}">{escape(cell.text)}{_small(cell.note)}</td>'
+
+
+def _small(text: str) -> str:
+    return f"<small>{escape(text)}</small>" if text else ""
 
 
 def stage_table(records: Sequence[TrialRecord]) -> str:

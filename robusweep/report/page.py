@@ -53,7 +53,7 @@ th small { display: block; font-weight: 400; color: var(--soft); white-space: no
 .points td { white-space: nowrap; }
 .points td.text { white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
 .points td.id { white-space: normal; overflow-wrap: anywhere; min-width: 6.5rem; max-width: 14rem; }
-.points td.id small { display: block; color: var(--soft); font-size: .75rem; line-height: 1.25; }
+.points td small { display: block; color: var(--soft); font-size: .75rem; line-height: 1.25; }
 .points td.id { position: sticky; left: 0; background: var(--bg); }
 .points tr.front td { background: var(--row); } .points tr.front td.mark { color: var(--front); font-weight: 700; }
 .points tr.lit td, .points tr:target td { box-shadow: inset 0 2px var(--link), inset 0 -2px var(--link); }
@@ -115,26 +115,28 @@ JS = """
     row.addEventListener("pointerenter", () => light(row.id.slice(4), true));
     row.addEventListener("pointerleave", () => light(row.id.slice(4), false));
   }
-  const heads = [...document.querySelectorAll(".points thead tr:last-child th")];
   const key = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent;
   const order = (a, b) => {
     if (a === "" || b === "") return (a === "") - (b === "");
     return a !== "" && b !== "" && !isNaN(a) && !isNaN(b) ? a - b : a.localeCompare(b, undefined, {numeric: true});
   };
-  const sort = (head, column) => {
+  const sort = (table, heads, head, column) => {
     const falling = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
     heads.forEach(other => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", falling === 1 ? "ascending" : "descending");
-    const body = document.querySelector(".points tbody");
+    const body = table.tBodies[0];
     body.append(...[...body.rows].sort((a, b) => falling * order(key(a, column), key(b, column))));
   };
-  heads.forEach((head, column) => {
-    head.dataset.sortable = "";
-    head.tabIndex = 0;
-    head.title = "sort by this column";
-    head.addEventListener("click", () => sort(head, column));
-    head.addEventListener("keydown", event => { if (event.key === "Enter") sort(head, column); });
-  });
+  for (const table of document.querySelectorAll("table.points")) {
+    const heads = [...table.tHead.rows].at(-1).cells;
+    [...heads].forEach((head, column) => {
+      head.dataset.sortable = "";
+      head.tabIndex = 0;
+      head.title = "sort by this column";
+      head.addEventListener("click", () => sort(table, [...heads], head, column));
+      head.addEventListener("keydown", event => { if (event.key === "Enter") sort(table, [...heads], head, column); });
+    });
+  }
   addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(d => { d.open = true; }));
 })();
 """

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import yaml
+
+from robusweep.compare import against_reference
 from robusweep.errors import MissingError
 from robusweep.front import Objective, with_stand_ins
 from robusweep.recipe import Suite
@@ -24,13 +27,17 @@ def rebuild_reports(run_dir: Path) -> list[Path]:
     records = read_trials(run_dir)
     stand_ins = [s for record in records for s in record.stand_ins]
     notices = dict.fromkeys(s.notice() for s in stand_ins)
+    points = read_points(run_dir)
+    recipe_yaml = (run_dir / "recipe.resolved.yaml").read_text(encoding="utf-8")
+    values = yaml.safe_load(recipe_yaml)["search"].get("reference")  # the sweep's identity leaves it out
     return write_reports(
         run_dir,
         name=run_dir.name,
-        points=read_points(run_dir),
+        points=points,
         records=records,
         objectives=with_stand_ins([Objective.model_validate(o) for o in identity["objectives"]], stand_ins),
-        recipe_yaml=(run_dir / "recipe.resolved.yaml").read_text(encoding="utf-8"),
+        recipe_yaml=recipe_yaml,
         notices=list(notices),
         protocol=Suite.model_validate(identity["attacks"]).constraints.model_dump(mode="json"),
+        against=against_reference(run_dir, points, values) if values else None,
     )

@@ -17,7 +17,8 @@ import yaml
 
 from robusweep import model as model_stage
 from robusweep import trial
-from robusweep.assignment import check_data, resolved
+from robusweep.assignment import check_data, resolved_sweep
+from robusweep.compare import against_reference
 from robusweep.environment import environment
 from robusweep.errors import MissingError, UsageError
 from robusweep.examples import Dataset
@@ -61,7 +62,7 @@ def run_sweep(
     from their last finished stage. Raises ``UsageError`` when the folder holds another sweep or another driver runs
     it.
     """
-    recipe, stand_ins = resolved(plan.recipe)
+    recipe, stand_ins = resolved_sweep(plan)
     dataset = check_data(recipe)
     for stand_in in stand_ins:
         say(f"NOTICE {stand_in.notice()}")
@@ -164,6 +165,8 @@ class _Projections:
 
     def _reports(self, points: list[Point]) -> list[Path]:
         driver = self._driver
+        search = driver.plan.recipe.search
+        values = search.reference if search else None
         return write_reports(
             driver.run_dir,
             name=driver.name,
@@ -173,6 +176,7 @@ class _Projections:
             recipe_yaml=as_yaml(driver.recipe),
             notices=self._notices,
             protocol=driver.recipe.attacks.constraints.model_dump(mode="json"),
+            against=against_reference(driver.run_dir, points, values) if values else None,
         )
 
 

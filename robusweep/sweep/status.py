@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from robusweep.errors import EmptyFrontError, MissingError, UsageError, nearest
 from robusweep.front import Point
+from robusweep.progress import read_share
 from robusweep.record import read_trial
 
 _POINTS: TypeAdapter[list[Point]] = TypeAdapter(list[Point])
@@ -23,6 +24,7 @@ class TrialStatus:
     id: str
     state: str
     last: str  # the last line of its log
+    doing: str = ""  # what it was at in the last minute, with the share that is done
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ def read_status(run_dir: Path) -> SweepStatus:
         state: str = "running" if running else "interrupted"
         if record.is_file():
             state = _recorded(record)
-        trials.append(TrialStatus(folder.name, state, lines[-1] if lines else ""))
+        share = None if record.is_file() else read_share(folder)
+        doing = f"{share[0]}, {share[1]:.0%}" if share else ""
+        trials.append(TrialStatus(folder.name, state, lines[-1] if lines else "", doing))
     front = run_dir / "front.json"
     points = _POINTS.validate_json(front.read_text(encoding="utf-8")) if front.is_file() else []
     budget = run_dir / "budget.json"

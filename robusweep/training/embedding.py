@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Bool, Float
@@ -37,10 +37,16 @@ def project(delta: Delta, radius: Radius, limit: Float[Tensor, "batch 1 1"]) -> 
 
 
 def direction(gradient: Delta, radius: Radius) -> Delta:
-    """The steepest ascent direction of unit length in the ball's norm; zero where there is no finite gradient."""
+    """The steepest ascent direction of unit length in the ball's norm; zero where there is no finite gradient.
+
+    A gradient is scaled by its largest coordinate before its length is taken, so that neither a loss scale nor a
+    tiny loss changes the direction.
+    """
     gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
     if radius.norm == "linf":
         return gradient.sign()
+    largest = gradient.abs().amax(dim=(1, 2) if radius.scope == "sentence" else 2, keepdim=True)
+    gradient = gradient / torch.where(largest > 0, largest, 1.0)
     length = norms(gradient, radius)
     return torch.where(length > 0, gradient / length.clamp_min(torch.finfo(gradient.dtype).tiny), 0.0)
 
@@ -53,6 +59,46 @@ def start(valid: Valid, hidden: int, *, size: float, draws: torch.Generator) -> 
     return uniform * scale[:, None, None] * valid[..., None]
 
 
+class Ball:
+    """A radius laid around the texts of one step: where a perturbation may start, go and end."""
+
+    def __init__(self, step: Step, radius: Radius) -> None:
+        self.radius, self.width, self._draws = radius, step.hidden_size(radius.space), step.draws
+        self.valid: Valid = step.mask if radius.special_tokens else step.inner
+        self.scale = length_scale(radius, self.valid)
+        self.limit = (torch.inf if radius.value is None else radius.value) * self.scale
+
+    def start(self, size: float) -> Delta:
+        """FreeLB's random start, moved into the ball where ``project_init`` says so; zeros for size 0."""
+        if not size:
+            return torch.zeros((*self.valid.shape, self.width), device=self.valid.device)
+        delta = start(self.valid, self.width, size=size, draws=self._draws)
+        return self.inside(delta) if self.radius.project_init else delta
+
+    def normal(self, size: float) -> Delta:
+        """Gaussian noise with this standard deviation in each coordinate of the perturbed tokens."""
+        noise = torch.randn((*self.valid.shape, self.width), generator=self._draws).to(self.valid.device)
+        return noise * size * self.valid[..., None]
+
+    def inside(self, delta: Delta) -> Delta:
+        """The nearest point of the ball."""
+        return project(delta, self.radius, self.limit)
+
+    def direction(self, gradient: Delta) -> Delta:
+        """The steepest ascent of unit length, zero on tokens that are not perturbed."""
+        return direction(gradient.float() * self.valid[..., None], self.radius)
+
+    def moved(self, delta: Delta, gradient: Delta, stride: float) -> Delta:
+        """One ascent step of this length (times the length scale), back inside the ball, off the graph."""
+        with torch.no_grad():
+            return self.inside(delta.detach() + self.direction(gradient) * (stride * self.scale))
+
+
+def default_stride(radius: Radius, n_steps: int) -> float:
+    """1.5 radius / n_steps: the steps reach the edge of the ball with half their length to spare."""
+    return 1.5 * (radius.value or 0.0) / n_steps
+
+
 def ascend(
     step: Step,
     radius: Radius,
@@ -60,30 +106,43 @@ def ascend(
     n_steps: int,
     step_size: float | None,
     init_size: float,
+    objective: Callable[[Delta], Float[Tensor, ""]] | None = None,
     on_delta: Callable[[Delta], None] | None = None,
 ) -> Delta:
     """The perturbation after ``n_steps`` normalised ascent steps on the batch's loss, float32, zero on padding.
 
-    Only the gradient of ``delta`` is taken: the parameters' gradients are not touched. ``on_delta`` sees every
-    iterate.
+    Only the gradient of ``delta`` is taken: the parameters' gradients are not touched. ``objective`` is what rises
+    instead of the cross-entropy. ``on_delta`` sees every iterate.
     """
-    valid = step.mask if radius.special_tokens else step.inner
-    scale = length_scale(radius, valid)
-    limit = (torch.inf if radius.value is None else radius.value) * scale
-    stride = (step_size if step_size is not None else 1.5 * (radius.value or 0.0) / n_steps) * scale
-    if init_size:
-        delta = start(valid, step.hidden_size, size=init_size, draws=step.draws)
-        delta = project(delta, radius, limit) if radius.project_init else delta
-    else:
-        delta = torch.zeros((*valid.shape, step.hidden_size), device=valid.device)
-    for _ in range(n_steps):
-        if on_delta:
-            on_delta(delta)
-        delta.requires_grad_(True)
-        (gradient,) = torch.autograd.grad(step.loss(delta, space=radius.space), delta)
-        with torch.no_grad():
-            move = direction(gradient.float(), radius) * stride * valid[..., None]
-            delta = project(delta.detach() + move, radius, limit)
+    ball = Ball(step, radius)
+    stride = default_stride(radius, n_steps) if step_size is None else step_size
+    rises = objective or (lambda delta: step.loss(delta, space=radius.space))
+    delta = ball.start(init_size)
+    with step.searching():
+        for _ in range(n_steps):
+            if on_delta:
+                on_delta(delta)
+            delta.requires_grad_(True)
+            delta = ball.moved(delta, step.gradient(rises(delta), delta), stride)
     if on_delta:
         on_delta(delta)
     return delta.detach()
+
+
+def learn_along(
+    step: Step, radius: Radius, *, n_steps: int, step_size: float | None, init_size: float
+) -> Iterator[tuple[Delta, float]]:
+    """FreeLB's free passes: learn a share of the loss at each of ``n_steps`` perturbations; the same pass moves on.
+
+    Yields each perturbation with its loss.
+    """
+    ball = Ball(step, radius)
+    stride = default_stride(radius, n_steps) if step_size is None else step_size
+    delta = ball.start(init_size)
+    for k in range(n_steps):
+        delta.requires_grad_(k < n_steps - 1)
+        loss = step.learn(step.loss(delta, space=radius.space), share=1 / n_steps)
+        yield delta.detach(), loss
+        if k < n_steps - 1:
+            assert delta.grad is not None
+            delta = ball.moved(delta, delta.grad, stride)

@@ -48,3 +48,24 @@ def fp32_attention(network: nn.Module, *, when: bool) -> Iterator[None]:
             yield
     else:
         yield
+
+
+@contextmanager
+def frozen_in_bf16(network: nn.Module, *, when: bool) -> Iterator[None]:
+    """Hold the linear maps that don't learn in bfloat16 while open: autocast would cast them anew in every pass.
+
+    The products are the same bit for bit, since autocast rounds the same weights the same way.
+    """
+    kept: list[tuple[nn.Parameter, Tensor]] = []
+    try:
+        if when:
+            for module in network.modules():
+                if isinstance(module, nn.Linear):
+                    frozen = [p for p in module.parameters() if not p.requires_grad and p.dtype == torch.float32]
+                    kept += [(parameter, parameter.data) for parameter in frozen]
+            for parameter, data in kept:
+                parameter.data = data.bfloat16()
+        yield
+    finally:
+        for parameter, data in kept:
+            parameter.data = data

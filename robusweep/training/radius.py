@@ -8,6 +8,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from robusweep.spec import Spec
 
+SPACE = r"^(word|post_ln|layer:[1-9][0-9]?)$"
+
 
 class Radius(Spec):
     """The ball that holds a perturbation ``delta`` of the embeddings of one text.
@@ -17,8 +19,9 @@ class Radius(Spec):
     ``l2`` of each ``token``, or ``linf`` of each ``coordinate``. Padding never counts.
     ``length_scale: sqrt_tokens`` multiplies a sentence's radius by the square root of its number of perturbed tokens,
     so that long texts get as much per token as short ones (ours; FreeLB has ``none``).
-    ``space``: ``word`` perturbs the word embeddings before position and LayerNorm; ``post_ln`` the embedding module's
-    output.
+    ``space``: where the perturbation is added: ``word``, the word embeddings before position and LayerNorm;
+    ``post_ln``, the embedding module's output; ``layer:k``, the output of the k-th transformer layer, from 1 (SMAAT,
+    arXiv:2405.17130, perturbs a late one). Radii of different spaces don't compare.
     ``project_init: false`` leaves the random start outside the ball, as FreeLB does. ``special_tokens``: whether the
     first and last token ([CLS], [SEP]) are perturbed too. The short form ``radius: 0.3`` sets ``value`` and keeps the
     rest.
@@ -28,7 +31,7 @@ class Radius(Spec):
     norm: Literal["l2", "linf"] = "l2"
     scope: Literal["sentence", "token", "coordinate"] = "sentence"
     length_scale: Literal["none", "sqrt_tokens"] = "none"
-    space: Literal["word", "post_ln"] = "word"
+    space: str = Field("word", pattern=SPACE)
     project_init: bool = True
     special_tokens: bool = True
 

@@ -16,6 +16,4 @@ class Standard(TrainingMethod):
     kind: Literal["standard"] = "standard"
 
     def backward(self, step: Step) -> float:
-        loss = step.loss()
-        loss.backward()
-        return float(loss.detach())
+        return step.learn(step.loss())

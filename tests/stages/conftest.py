@@ -20,7 +20,7 @@ install_import_hook(["robusweep.training.embedding", "robusweep.training.step"],
 
 SPECIAL = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]"]  # padding is 1, as RoBERTa's position numbers want it
 WORDS = ["good", "bad", *(f"w{i}" for i in range(98))]
-FAMILIES = ("bert", "roberta", "distilbert")
+FAMILIES = ("bert", "roberta", "distilbert", "electra")
 
 Load = Callable[..., "TextModel"]
 MakeStep = Callable[..., "Step"]
@@ -30,7 +30,13 @@ MakeStep = Callable[..., "Step"]
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A saved tiny model of each family. Weights are large enough for a perturbation to matter."""
     import torch
-    from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig, RobertaConfig
+    from transformers import (
+        AutoModelForSequenceClassification,
+        BertConfig,
+        DistilBertConfig,
+        ElectraConfig,
+        RobertaConfig,
+    )
 
     size: dict[str, Any] = {"vocab_size": len(SPECIAL) + len(WORDS), "pad_token_id": 1, "initializer_range": 0.2}
     usual = size | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -40,6 +46,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "distilbert": DistilBertConfig(
             **size, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=64
         ),
+        "electra": ElectraConfig(**usual, embedding_size=16, max_position_embeddings=64),
     }
     root = tmp_path_factory.mktemp("models")
     for family, config in configs.items():

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from robusweep.training.step import Step
 
 Load, MakeStep = Callable[..., Any], Callable[..., "Step"]
-each_space = pytest.mark.parametrize("space", ["word", "post_ln"])
+each_space = pytest.mark.parametrize("space", ["word", "post_ln", "layer:1", "layer:2"])
 
 
-def noise_of(step: Step) -> Any:
+def noise_of(step: Step, space: str = "word") -> Any:
     import torch
 
     rng = torch.Generator().manual_seed(5)
-    return torch.randn(*step.mask.shape, step.hidden_size, generator=rng) * 0.3 * step.mask[..., None]
+    return torch.randn(*step.mask.shape, step.hidden_size(space), generator=rng) * 0.3 * step.mask[..., None]
 
 
 def test_all_forward_passes_of_a_step_share_their_dropout_masks(load_tiny: Load, make_step: MakeStep) -> None:
@@ -59,8 +59,8 @@ def test_a_perturbation_of_zero_gives_the_clean_logits_bit_for_bit(
     network = load_tiny(family, dropout=0.1).network
     for mode in (True, False):
         step = make_step(network.train(mode))
-        assert step.logits(0 * noise_of(step), space=space).equal(step.logits())
-        assert not step.logits(noise_of(step), space=space).equal(step.logits())
+        assert step.logits(0 * noise_of(step, space), space=space).equal(step.logits())
+        assert not step.logits(noise_of(step, space), space=space).equal(step.logits())
 
 
 def test_a_word_perturbation_equals_perturbed_input_embeddings(load_tiny: Load, make_step: MakeStep) -> None:
@@ -79,7 +79,7 @@ def test_a_padded_text_answers_as_it_does_alone(space: str, family: str, load_ti
     from robusweep.training.step import Step
 
     step = make_step(load_tiny(family).network, [9, 4])
-    delta = noise_of(step)
+    delta = noise_of(step, space)
     alone = Step(step.network, step.ids[1:, :4], step.mask[1:, :4], step.labels[1:], draws=step.draws)
     together = step.logits(delta, space=space)[1:]
     torch.testing.assert_close(together, alone.logits(delta[1:, :4], space=space), rtol=1e-5, atol=1e-5)
@@ -92,7 +92,7 @@ def test_no_perturbation_outlives_its_forward_pass(
     network = load_tiny().network
     step = make_step(network)
     clean = step.logits()
-    step.logits(noise_of(step), space=space)
+    step.logits(noise_of(step, space), space=space)
     assert step.logits().equal(clean)
 
     def fails(*_args: object, **_kwargs: object) -> None:
@@ -101,7 +101,7 @@ def test_no_perturbation_outlives_its_forward_pass(
     with monkeypatch.context() as patched:
         patched.setattr(network.bert.encoder, "forward", fails)
         with pytest.raises(RuntimeError, match="out of memory"):
-            step.logits(noise_of(step), space=space)
+            step.logits(noise_of(step, space), space=space)
     assert step.logits().equal(clean)
 
 
@@ -112,10 +112,11 @@ def test_perturbations_reach_the_network_inside_an_adapter(
     import torch
 
     plain = make_step(load_tiny(family).network)
-    expected = plain.logits(noise_of(plain), space=space)
+    expected = plain.logits(noise_of(plain, space), space=space)
     adapted = make_step(Lora(rank=2).attach(load_tiny(family).network, head=[], seed=0))
-    assert adapted.hidden_size == 32
-    torch.testing.assert_close(adapted.logits(noise_of(adapted), space=space), expected, rtol=0, atol=1e-6)
+    assert adapted.hidden_size() == (16 if family == "electra" else 32)
+    assert adapted.hidden_size("layer:2") == 32
+    torch.testing.assert_close(adapted.logits(noise_of(adapted, space), space=space), expected, rtol=0, atol=1e-6)
 
 
 def test_inner_tokens_are_all_but_the_first_and_the_last(load_tiny: Load, make_step: MakeStep) -> None:

@@ -151,14 +151,13 @@ def test_weights_move_by_the_sum_of_the_scheduled_rates(load_tiny: Load, separab
     """Under a constant gradient every step of Adam is as long as its learning rate, in every coordinate."""
     import torch
 
-    from robusweep.training.loop import _warm_up_then_decay
+    from robusweep.training.loop import rate_at
 
     method = Given(n_epochs=3, batch_size=16, learning_rate=1e-3, warmup=0.5)
     before = {name: value.detach().clone() for name, value in load_tiny().network.named_parameters()}
     tensors, fitted = train(load_tiny(), method, separable, adapter=Full())
     assert (fitted.n_steps, fitted.final_loss) == (9, 1.0)
-    factor = _warm_up_then_decay(9, 0.5)
-    distance = 1e-3 * sum(factor(step) for step in range(9))
+    distance = 1e-3 * sum(rate_at((step + 0.5) / 9, 0.5) for step in range(9))
     for name, value in tensors.items():
         torch.testing.assert_close(before[name] - value, torch.full_like(value, distance), rtol=0.01, atol=1e-6)
 
@@ -174,18 +173,16 @@ def test_gradients_are_clipped_to_their_greatest_norm(load_tiny: Load, separable
 @pytest.mark.parametrize("warmup", [0.0, 0.06, 0.1, 0.5, 0.99])
 @pytest.mark.parametrize("n_steps", [1, 2, 7, 100])
 def test_the_rate_rises_to_its_peak_once_and_falls_to_nearly_zero(n_steps: int, warmup: float) -> None:
-    from robusweep.training.loop import _warm_up_then_decay
+    from robusweep.training.loop import rate_at
 
-    factor = _warm_up_then_decay(n_steps, warmup)
-    rates = [factor(step) for step in range(n_steps)]
+    rates = [rate_at((step + 0.5) / n_steps, warmup) for step in range(n_steps)]
     assert all(0 < rate <= 1 for rate in rates)
-    assert rates.count(1.0) == 1
-    peak = rates.index(1.0)
+    peak = rates.index(max(rates))
     assert rates[:peak] == sorted(rates[:peak])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert peak + 1 == max(1, round(n_steps * warmup))
-    assert factor(n_steps) == 0
-    assert rates[-1] == pytest.approx(1 / (n_steps - peak))
+    assert abs((peak + 0.5) / n_steps - warmup) <= 1 / n_steps
+    assert rates[-1] <= 0.5 / n_steps / (1 - warmup) + 1e-9
+    assert (rate_at(0.0, warmup), rate_at(1.0, warmup)) == (0.0 if warmup else 1.0, 0.0)
 
 
 @each_method

@@ -28,6 +28,8 @@ def record_of(assignment: Assignment) -> TrialRecord:
             )
             for i in range(N)
         ]
+        lines = "".join(outcome.model_dump_json() + "\n" for outcome in outcomes)
+        write_text(assignment.trial_dir / "attacks" / f"{point.id}.deepwordbug.jsonl", lines)
         points.append(
             PointRecord(
                 id=point.id,

@@ -12,12 +12,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fake_work
 import pytest
 
 from robusweep.errors import UsageError
 from robusweep.recipe import SweepPlan, load_recipe
+from robusweep.sweep.rebuild import rebuild_reports
 from robusweep.sweep.run import Finished, run_sweep
 from robusweep.sweep.status import read_points, read_status
 from robusweep.sweep.study import Study
@@ -282,3 +284,53 @@ def test_a_lost_trial_is_recorded_with_its_own_parameters(declare: Declare, proj
     lost = swept(declare(), project, fake_work.dies_on_the_second).records[1]
     assert lost.recipe["adapter"]["rank"] == lost.params["adapter.rank"]
     assert lost.recipe["adversarial"][0]["radius"]["value"] == lost.params["adversarial.0.radius"]
+
+
+NAMED = """\
+train: {grid: {vanilla: {kind: standard}, longer: {kind: standard, n_epochs: 3}}}
+train.learning_rate: {uniform: [1.0e-4, 1.0e-3], when: {train: longer}}
+mix.weight: {grid: [0.0, 1.0], after: training}
+"""
+
+
+def test_a_sweep_over_named_blocks_shows_names_and_trains_blocks(declare: Declare, project: Path) -> None:
+    done = swept(declare(space=NAMED), project)
+    assert [record.params["train"] for record in done.records] == ["vanilla", "longer"] * 2
+    assert [record.recipe["train"]["n_epochs"] for record in done.records] == [3, 3, 3, 3]
+    rates = {record.params.get("train.learning_rate") for record in done.records[1::2]}
+    assert rates == {record.recipe["train"]["learning_rate"] for record in done.records[1::2]}
+    assert len(rates) == 2
+    assert {point.params["train"] for point in read_points(done.run_dir)} == {"vanilla", "longer"}
+    assert swept(declare(space=NAMED), project).points == done.points, "the same sweep"
+    with pytest.raises(UsageError, match=r"space\.train\.grid\.longer\.n_epochs: 3 -> 4"):
+        swept(declare(space=NAMED.replace("n_epochs: 3", "n_epochs: 4")), project)
+
+
+def test_reports_compare_with_the_reference_and_a_finished_sweep_takes_another_one(
+    declare: Declare, project: Path
+) -> None:
+    def compared(*reference: str) -> dict[str, Any] | None:
+        done = swept(declare("search.budget.n_trials=2", *reference, space=NAMED), project)
+        written = [json.loads((done.run_dir / "report.json").read_text())["compared_with"]]
+        rebuild_reports(done.run_dir)
+        written.append(json.loads((done.run_dir / "report.json").read_text())["compared_with"])
+        assert written[0] == written[1]
+        found: dict[str, Any] | None = written[0]
+        return found
+
+    assert compared() is None
+    table = compared("search.reference={train: vanilla}")
+    assert table is not None
+    assert (table["values"], table["references"]) == ({"train": "vanilla"}, ["t000.00", "t000.01"])
+    pairs = [(row["point"], row["reference"]) for row in table["rows"]]
+    assert pairs == [("t001.00", "t000.00"), ("t001.01", "t000.01")], "the same weight"
+    assert all(row["comparisons"]["robust_accuracy"]["first"]["n"] == fake_work.N for row in table["rows"])
+    assert len(compared("search.reference={mix.weight: 0.0}")["rows"]) == 2  # type: ignore[index]
+    assert sorted(calls(project)) == [0, 1]
+
+
+def test_before_the_reference_is_complete_the_report_says_so(declare: Declare, project: Path) -> None:
+    reference = "search.reference={train: longer}"
+    done = swept(declare("search.budget.n_trials=1", reference, space=NAMED), project)
+    assert "No complete point has train = longer yet" in (done.run_dir / "report.html").read_text()
+    assert "No complete point has train = longer yet" in (done.run_dir / "report.md").read_text()

@@ -178,3 +178,32 @@ def test_points_that_a_race_has_stopped_are_told_as_pruned_and_every_sampler_goe
     again = Study(project / "s.journal", plan)
     assert [asked.number for asked in again.finished()] == list(range(12)), "also those whose first point was stopped"
     assert again.orphans() == []
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "qmc", "gp"])
+def test_named_blocks_are_sampled_by_name_with_the_keys_inside_them(
+    declare: Declare, project: Path, sampler: str
+) -> None:
+    space = (
+        "mix: {grid: {half: {kind: adpmixup, weight: 0.5}, fixed: {kind: adpmixup}}, after: training}\n"
+        "mix.weight: {grid: [0.0, 1.0], after: training, when: {mix: fixed}}\n"
+        "train: {choice: {vanilla: {kind: standard}, pgd: {kind: pgd, radius: 0.3}}}\n"
+        "train.radius: {log_uniform: [0.1, 1.0], when: {train: pgd}}\n"
+    )
+    plan = declare(f"search.sampler={{kind: {sampler}}}", space=space)
+    study = Study(project / "s.journal", plan)
+    met = set()
+    for _ in range(12):
+        asked = study.ask()
+        met.add(asked.params["train"])
+        assert ("train.radius" in asked.params) == (asked.params["train"] == "pgd")
+        made = plan.with_params(asked.params).model_dump()["train"]
+        assert made["kind"] == {"vanilla": "standard", "pgd": "pgd"}[asked.params["train"]]
+        assert asked.params["train"] == "vanilla" or made["radius"]["value"] == asked.params["train.radius"]
+        points = plan.space.grid_points(asked.params)
+        study.complete(
+            asked, [(f"t{asked.number:03d}.{i:02d}", p | asked.params, [0.9, 0.1 * i]) for i, p in enumerate(points)]
+        )
+    assert met == {"vanilla", "pgd"}
+    assert study.n_points() == 36
+    assert [a.params["train"] for a in Study(project / "s.journal", plan).finished()[:2]]
