@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from robusweep import __version__
-from robusweep.display import AttackDisplay, Display
+from robusweep.display import AttackDisplay, Display, PredictDisplay
 from robusweep.errors import EmptyFrontError, RobusweepError, UsageError, nearest
 
 app = typer.Typer(
@@ -337,21 +337,19 @@ def status(name: RunName, root: Root = HERE, as_json: AsJson = False) -> None:
 @app.command()
 def pareto(
     name: RunName,
-    pick: Annotated[str | None, typer.Option(help="One point only: knee, or a point's id.")] = None,
+    pick: Annotated[
+        str | None, typer.Option(help="One point only: knee, a point's id, max_robust@clean>=X or max_clean@robust>=X.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Dominated points, too.")] = False,
     root: Root = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Show the Pareto front of a run: the points that no other beats in every objective."""
+    from robusweep.pick import pick as picked
     from robusweep.sweep.status import find_run, read_points
 
     points = read_points(find_run(root, name))
-    if pick:
-        chosen = [p for p in points if (p.knee if pick == "knee" else p.id == pick)]
-        if not chosen:
-            raise UsageError(f"there is no point {pick!r} in {name}", hint="robusweep pareto NAME --all lists them")
-    else:
-        chosen = points if everything else [p for p in points if p.pareto]
+    chosen = [picked(points, pick)] if pick else points if everything else [p for p in points if p.pareto]
     if as_json:
         _print_json([p.model_dump(mode="json") for p in chosen])
     else:
@@ -385,6 +383,85 @@ def report(name: RunName, root: Root = HERE) -> None:
 
     for path in rebuild_reports(find_run(root, name)):
         print(path)
+
+
+@app.command()
+def export(
+    name: RunName,
+    out: Annotated[Path, typer.Option(help="Folder to make; it must not exist, or be empty.")],
+    pick: Annotated[
+        str, typer.Option(help="knee, a point's id, max_robust@clean>=X or max_clean@robust>=X (quote the last two).")
+    ] = "knee",
+    form: Annotated[str, typer.Option("--format", help="hf: for transformers. mlflow: for MLflow.")] = "hf",
+    register: Annotated[
+        str | None, typer.Option(help="Name in MLflow's model registry; needs --format mlflow.")
+    ] = None,
+    root: Root = HERE,
+) -> None:
+    """Write a scored point as a model folder with a model card, checked to answer as the trained point did."""
+    from robusweep.export import export as exported
+
+    command = f"robusweep {shlex.join(sys.argv[1:])}"
+    exported(root, name, pick, out=out, form=form, register=register, command=command, say=_note)
+    print(out)
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder saved by save_pretrained, or a hub name.")],
+    texts: Annotated[list[str] | None, typer.Option("--text", help="A text; may be given several times.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Texts: .csv, .tsv, .jsonl, or .txt with one on each line.")] = None,
+    text_column: Annotated[str, typer.Option(help="Name of the column of the texts.")] = "text",
+    out: Annotated[Path | None, typer.Option(help="File for the predictions: .csv or .jsonl.")] = None,
+    temperature: Annotated[
+        bool, typer.Option(help="Divide logits by the temperature that was exported with the model.")
+    ] = True,
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="At most so many tokens at once, where memory is short.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=8, help="Longer texts are cut.")] = 512,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Label texts with a trained classifier: the label, and the probability of each class. Files may be of any size."""
+    from robusweep.predict import TextFile, check_out, load_classifier, written
+    from robusweep.predict import as_json as row_of
+
+    if (file is None) == (not texts):
+        raise UsageError("give the texts: either --text, once or more, or --file")
+    if out is not None:
+        check_out(out, file)
+    source = TextFile(file, text_column) if file is not None else None
+    classifier = load_classifier(
+        model,
+        device=device,
+        precision=precision,  # type: ignore[arg-type]  # checked there
+        max_tokens=max_tokens,
+        temperature=temperature,
+        n_tokens=batch_tokens,
+    )
+    names, used = classifier.label_names, classifier.temperature
+    facts = {"model": model, "temperature": used, "precision": classifier.precision, "labels": list(names)}
+    with PredictDisplay() as display:
+        display.say(f"{'no temperature' if used is None else f'temperature {used:.6g}'}, {classifier.precision}")
+        chunks = display.following(classifier(source or texts or []), source, prints=out is None)
+        if out is not None:
+            with written(out, names) as write:
+                for chunk in chunks:
+                    write(chunk)
+            if as_json:
+                _print_json({**facts, "n": display.n, "counts": dict(display.counts), "out": str(out)}, one_line=True)
+            else:
+                print(out)
+        elif as_json:  # one value, a row at a time: there may be millions
+            print(json.dumps({**facts, "predictions": []}, ensure_ascii=False)[:-2])
+            for i, prediction in enumerate(p for chunk in chunks for p in chunk):
+                print(f"{',' if i else ''}{json.dumps(row_of(prediction, names), ensure_ascii=False)}")
+            print("]}", flush=True)
+        else:
+            for prediction in (p for chunk in chunks for p in chunk):
+                print(f"{prediction.label}  {max(prediction.probabilities):.4f}  {prediction.text}")
 
 
 @app.command()
@@ -442,6 +519,10 @@ def _print_json(value: Any, *, one_line: bool = False) -> None:
     print(json.dumps(value, indent=None if one_line else 2, ensure_ascii=False, allow_nan=False), flush=True)
 
 
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _print_front(points: list[Any], *, with_dominated: bool = False) -> None:
     from robusweep.report.terminal import front_table
 
@@ -475,7 +556,3 @@ def main() -> None:
             print("\ninterrupted; nothing finished is lost. Continue with:", file=sys.stderr)
             print(f"  robusweep {shlex.join(sys.argv[1:])}", file=sys.stderr)
         raise
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
 
     from robusweep.attacks import Attack
     from robusweep.attacks.evaluation import Evaluation
+    from robusweep.predict import Prediction, TextFile
     from robusweep.record import AttackOutcome
 
 POLL_SECONDS = 2.0
+LINE_SECONDS = 10.0  # between two lines about predictions
 
 
 class Display:
@@ -158,3 +161,61 @@ class AttackDisplay:
     def _left(self, done: int) -> str:
         left = (time.monotonic() - self._began) / done * (self._n_examples - done)
         return f", {left:.0f} s left" if len(self._counts) == 1 and left >= 1 else ""
+
+
+class PredictDisplay:
+    """Progress of ``robusweep predict`` on stderr: a bar on a terminal, a line at times elsewhere; and the counts."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._bars: Progress | None = None
+
+    def __enter__(self) -> PredictDisplay:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    @property
+    def n(self) -> int:
+        """How many texts are done."""
+        return self.counts.total()
+
+    def say(self, text: str) -> None:
+        """One line."""
+        print(text, file=sys.stderr, flush=True)
+
+    def following(
+        self, chunks: Iterable[list[Prediction]], source: TextFile | None, *, prints: bool
+    ) -> Iterator[list[Prediction]]:
+        """The same chunks; what is done of a file is shown on the way. ``prints``: each chunk goes to stdout."""
+        bar = source is not None and sys.stderr.isatty() and not (prints and sys.stdout.isatty())
+        task = self._begun() if bar else None
+        began = said = time.monotonic()
+        for chunk in chunks:
+            self.counts.update(prediction.label for prediction in chunk)
+            yield chunk
+            if source is None:
+                continue
+            now = time.monotonic()
+            doing = f"{self.n} texts, {self.n / max(1e-3, now - began):.0f} texts/s"
+            if self._bars is not None and task is not None:
+                self._bars.update(task, completed=source.share, doing=doing)
+            elif now - said >= LINE_SECONDS:
+                said = now
+                self.say(f"{source.share:.0%}, {doing}")
+        if source is not None:
+            counted = ", ".join(f"{label} {n}" for label, n in self.counts.most_common(12))
+            if self._bars is not None:
+                self._bars.stop()
+            self.say(f"{self.n} texts in {time.monotonic() - began:.1f} s: {counted}")
+
+    def _begun(self) -> TaskID:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = [BarColumn(), TextColumn("{task.percentage:3.0f} %"), TextColumn("{task.fields[doing]}")]
+        self._bars = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+        self._bars.start()
+        return self._bars.add_task("predict", total=1.0, doing="")

@@ -1,0 +1,176 @@
+"""The model card of a shipped model: what it is, what it scored under which protocol, and what not to believe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import yaml
+
+from robusweep.record import FLAGS, AttackScore
+from robusweep.report.sentences import DEFINITIONS, percent
+from robusweep.scores import Rate
+from robusweep.shipped import SHIPPED, Shipped
+
+
+def model_card(shipped: Shipped) -> str:
+    """Markdown, with the head that model hubs read."""
+    head = {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": ["robusweep"]}
+    return "\n".join(
+        [
+            f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+            f"# {shipped.run} {shipped.point}\n",
+            *(f"> {stand_in.notice()}\n" for stand_in in shipped.stand_ins),
+            *_what(shipped),
+            *_use(shipped),
+            *_scores(shipped),
+            *_doubts(shipped),
+            *_limits(shipped),
+            *_training(shipped),
+            *_origin(shipped),
+        ]
+    )
+
+
+def _what(shipped: Shipped) -> Iterator[str]:
+    n_labels = len(shipped.label_names)
+    yield (
+        f"A text classifier of {n_labels} classes, trained and attacked by robusweep. The adapters are folded into "
+        "the weights: this is a plain sequence classifier of `transformers`, and robusweep is not needed to run it.\n"
+    )
+    counts = ", ".join(f"{n} {split}" for split, n in shipped.data.get("n", {}).items())
+    yield _table(
+        ["what", "is"],
+        [
+            ["base model", f"{shipped.base}; licence: {shipped.base_licence or 'not stated in its files'}"],
+            ["data", f"{shipped.data.get('name', '')} ({counts}); licence: {shipped.data_licence}"],
+            ["labels, from 0", ", ".join(shipped.label_names)],
+            ["longest text", f"{shipped.max_tokens} tokens; the rest is cut off"],
+            ["searched values", ", ".join(f"{k} = {v}" for k, v in shipped.params.items()) or "none"],
+        ],
+    )
+
+
+def _use(shipped: Shipped) -> Iterator[str]:
+    t = shipped.temperature
+    yield "## Use\n"
+    yield (
+        "```python\n"
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n'
+        'model = AutoModelForSequenceClassification.from_pretrained("FOLDER").eval()\n'
+        'logits = model(**tokenizer(["a text"], truncation=True, padding=True, return_tensors="pt")).logits\n'
+        f"probabilities = {'logits' if t is None else f'(logits / {t!r})'}.softmax(-1)\n"
+        "```\n"
+    )
+    if t is None:
+        yield "No temperature was fitted: probabilities may be over-confident.\n"
+    else:
+        yield (
+            f"The calibration temperature is {t:.6g} (`{SHIPPED}`). The weights give the logits of training, **not** "
+            "divided by it. Dividing changes probabilities and never the label. `robusweep predict FOLDER` divides; "
+            "a plain pipeline of `transformers` does not.\n"
+        )
+
+
+def _scores(shipped: Shipped) -> Iterator[str]:
+    scores = shipped.scores
+    rows = [
+        _row("clean accuracy", scores.clean_accuracy),
+        _row("robust accuracy, under all known attacks", scores.robust_accuracy),
+        *_attack_rows("known", scores.attacks),
+        *_attack_rows("held out", scores.held_out),
+    ]
+    yield "## Scores\n"
+    yield _table(["measure", "value, 95 % interval", "n"], rows)
+    meant = "; ".join(f"{name}: {DEFINITIONS[name]}" for name in ("clean accuracy", "robust accuracy"))
+    yield (
+        f"On validation texts, with logits divided by the temperature. {meant}. Intervals are Wilson's. Known attacks "
+        "selected this point"
+        f"{'; held-out attacks selected nothing.' if scores.held_out else '. No attack was held out.'}\n"
+    )
+    rules = ", ".join(f"{key} {value}" for key, value in shipped.protocol.items() if value is not None)
+    yield f"Protocol hash `{shipped.protocol_hash}`: numbers compare only under the same hash. Rules: {rules}.\n"
+
+
+def _attack_rows(which: str, attacks: dict[str, AttackScore]) -> list[list[str]]:
+    return [_row(f"accuracy under {name} ({which})", score.accuracy_under_attack) for name, score in attacks.items()]
+
+
+def _row(name: str, rate: Rate) -> list[str]:
+    return [name, percent(rate), str(rate.n)]
+
+
+def _doubts(shipped: Shipped) -> Iterator[str]:
+    yield "## Reasons for doubt\n"
+    for flag in shipped.scores.flags:
+        yield f"- `{flag.name}`: {FLAGS.get(flag.name, '')} ({flag.detail})"
+    stopped = shipped.scores.stopped
+    if stopped is not None:
+        yield (
+            f"- `stopped`: a race stopped this point after {stopped.n_examples} examples, because {stopped.by} was "
+            f"better (p = {stopped.p_value:.3g}). Its rates are over fewer examples, held-out attacks did not run, "
+            "and it was not checked for the other reasons."
+        )
+    if shipped.scores.replay:
+        yield "- `replay`: texts that broke other points of the trial were tried, too; rates compare with such only."
+    yield (
+        "- The numbers are from the split that the point was picked on, so they are optimistic until it has been "
+        "scored on fresh data.\n"
+    )
+
+
+def _limits(shipped: Shipped) -> Iterator[str]:
+    yield "## Intended use and limits\n"
+    yield (
+        f"To label texts like those of {shipped.data.get('name', 'its data')}, and to study robustness. The rates "
+        "say how it stood under these attacks, these rules and these budgets; other attacks may break more, and no "
+        "text is certified. Other domains, languages and much longer texts were not measured. It has whatever bias "
+        "its base model and data have. A derived work: the terms of the base model and of the data apply.\n"
+    )
+
+
+def _training(shipped: Shipped) -> Iterator[str]:
+    adapter = shipped.recipe.get("adapter", {})
+    yield "## Training\n"
+    yield (
+        f"Adapter: `{json.dumps(adapter)}`. Mix: "
+        f"{'none, the one adapter as it is' if shipped.mix is None else f'`{json.dumps(shipped.mix)}`'}.\n"
+    )
+    rows = [[a.view, a.method, str(a.n_steps), f"{a.final_loss:.4f}", a.precision] for a in shipped.adapters]
+    yield _table(["adapter of", "method", "steps", "last loss", "precision"], rows)
+
+
+def _origin(shipped: Shipped) -> Iterator[str]:
+    yield "## Origin\n"
+    yield _table(
+        ["what", "is"],
+        [
+            ["made by", f"`{shipped.command}`"],
+            ["run, point", f"{shipped.run}, {shipped.point}"],
+            ["recipe digest", f"`{shipped.recipe_digest}`"],
+            ["model digest", f"`{shipped.scores.model_digest}`"],
+            ["data digest", f"`{shipped.data.get('digest', '')}`"],
+            [
+                "checked",
+                f"loaded again, logits on {shipped.n_compared} validation texts differ from those of the trained "
+                f"point by at most {shipped.largest_difference:.1e}",
+            ],
+            ["trained with", _versions(shipped.trained_with)],
+            ["exported with", _versions(shipped.exported_with)],
+        ],
+    )
+    yield f"The recipe, with every default:\n\n```yaml\n{yaml.safe_dump(shipped.recipe, sort_keys=False, allow_unicode=True)}```\n"
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [
+        head,
+        ["---"] * len(head),
+        *([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows),
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines) + "\n"
