@@ -160,7 +160,8 @@ def _origin(shipped: Shipped) -> Iterator[str]:
             ["exported with", _versions(shipped.exported_with)],
         ],
     )
-    yield f"The recipe, with every default:\n\n```yaml\n{yaml.safe_dump(shipped.recipe, sort_keys=False, allow_unicode=True)}```\n"
+    recipe = yaml.safe_dump(shipped.recipe, sort_keys=False, allow_unicode=True)
+    yield f"The recipe, with every default:\n\n```yaml\n{recipe}```\n"
 
 
 def _versions(versions: dict[str, str]) -> str:
