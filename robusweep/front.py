@@ -111,6 +111,6 @@ def short_name(point_id: str, params: dict[str, Any]) -> str:
     parts = []
     for key, value in params.items():
         leaf = re.sub(r".*\.(?!\d+$)", "", key)  # a number alone names nothing: adversarial.0
-        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+        shown = f"{value:.3g}" if isinstance(value, float) else "null" if value is None else str(value)
         parts.append(f"{SHORT.get(leaf, leaf)}={shown}")
     return " ".join([point_id.split(".")[0], *parts])

@@ -82,6 +82,7 @@ def test_a_point_carries_the_run_that_shows_it() -> None:
 def test_a_short_name_says_the_trial_and_the_searched_values() -> None:
     params = {"mix.weight": 0.7, "adversarial.0.radius": 0.0912345, "adapter.rank": 8, "a.new": "x"}
     assert short_name("t015.03", params) == "t015 l=0.7 eps=0.0912 r=8 new=x"
+    assert short_name("t001.00", {"train.step_size": None}) == "t001 step_size=null"
     assert short_name("t000.00", {"train": "vanilla", "adversarial.0": "pgd"}) == "t000 train=vanilla adversarial.0=pgd"
 
 
