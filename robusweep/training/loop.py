@@ -17,6 +17,7 @@ from robusweep.seeds import derive, generator
 from robusweep.training.base import Extra, Lent, Setting, TrainingMethod
 from robusweep.training.batches import grouped_batches
 from robusweep.training.checkpoint import Checkpoint
+from robusweep.training.places import encoder_of
 from robusweep.training.precision import fp32_attention, frozen_in_bf16
 from robusweep.training.step import Costs, Step
 from robusweep.training.updates import Rule
@@ -318,8 +319,6 @@ class _Trainer:
 
 
 def _companion_of(regulariser: Any, setting: Setting) -> nn.Module | None:
-    from robusweep.training.places import encoder_of
-
     config = encoder_of(setting.network).config
     seed = derive(setting.seed, regulariser.kind)
     made: nn.Module | None = regulariser.companion(

@@ -262,13 +262,12 @@ def test_every_method_trains_every_family(kind: str, adapter: Adapter, family: s
 
 
 @each_kind
-def test_padding_on_the_left_trains_as_padding_on_the_right(kind: str, load_tiny: Load, make_step: MakeStep) -> None:
-    """RoBERTa numbers positions from the padding, and a perturbation keeps that; its head reads the first column."""
+def test_padding_on_either_side_is_never_perturbed(kind: str, load_tiny: Load, make_step: MakeStep) -> None:
+    """RoBERTa's head reads the first column, so answers differ with padding there: the loop pads on the right."""
     from robusweep.training.step import Step
 
     network = load_tiny("roberta", dropout=0.0).network
     right = make_step(network, [5, 5])
-    pad = right.ids.new_full((2, 3), 1)
     method = made(kind)
     for ids, mask in [
         (right.ids, right.mask),
@@ -281,7 +280,6 @@ def test_padding_on_the_left_trains_as_padding_on_the_right(kind: str, load_tiny
             method.backward(step)
         assert all(not delta[~mask].any() for delta in seen)
         assert int(step.inner.sum()) == 2 * 3
-    assert pad.shape == (2, 3)
 
 
 @each_kind
