@@ -163,8 +163,32 @@ MEANINGS = {
     "`layer:k`: the output of the k-th layer, from 1.",
     "Radius.project_init": "Whether the random start is moved into the ball.",
     "Radius.special_tokens": "Whether the first and last token are perturbed too.",
-    "AdpMixup.weighting": "`fixed`: one weight for every text.",
-    "AdpMixup.weight": "Share of the adversarial adapters: 0 is the clean one, 1 the (mean) adversarial one.",
+    "AdpMixup.weighting": "`fixed` and `grid_validation`: one weight for every text. The others: by the entropy of the "
+    "adapters' predictions for each text.",
+    "AdpMixup.weight": "Of `fixed`: share of the adversarial adapters. 0 is the clean one, 1 the (mean) adversarial one.",
+    "AdpMixup.space": "What is mixed: changes of weights, their two factors (LoRA), or the adapter's own weights; null "
+    "takes what is exact for the adapter.",
+    "AdpMixup.leave_out": "The adversarial adapter, from 0, that takes no part: leave-one-attack-out.",
+    "AdpMixup.clean_share": "Of `grid_validation`: what clean accuracy counts beside accuracy under attack.",
+    "AdpMixup.sharpness": "Of `entropy_softmax`: the larger, the more the most certain adapter counts.",
+    "AdpMixup.n_steps": "Of `emea`: gradient steps for each text.",
+    "AdpMixup.step_size": "Of `emea`: what the gradient is multiplied by.",
+    "Uniform.leave_out": "The adversarial adapter, from 0, that takes no part.",
+    "Ties.density": "Share of each parameter's changes that is kept, the largest ones.",
+    "Ties.scale": "Multiplies the merged change.",
+    "Dare.weight": "As for `adpmixup`.",
+    "Dare.density": "Chance of a change to be kept.",
+    "Dare.seed": "Of the draw.",
+    "Logits.weight": "Share of the adversarial adapters in the mean of probabilities.",
+    "Logits.leave_out": "The adversarial adapter, from 0, that takes no part.",
+    "Logits.bend": "Whether the adversarial adapters' logits are changed first.",
+    "Logits.scale": "Of `bend`: multiplies the result.",
+    "Logits.exponent": "Of `bend`: the power.",
+    "Logits.shift": "Of `bend`: added to the standardised logits, before they are cut at 0.",
+    "EmulatedFineTuning.large": "A trained classifier with the same labels and tokenizer: a folder (begin it with `./`, "
+    "`../`, `~/` or `/`) or a hub name.",
+    "EmulatedFineTuning.beta": "How much of the change is added; 0 is the large model.",
+    "Augment.only_changed": "Leave the clean texts out.",
     "DeepWordBug.max_edit_distance": "Levenshtein distance in characters, over the whole text.",
     "TextFoolerNeighbours.neighbours": "A JSON file of word -> its neighbours, nearest first (relative paths from the "
     "recipe's folder); null takes `lexicon/counterfitted_neighbors.json` below `$ROBUSWEEP_DATA`.",
@@ -190,6 +214,10 @@ MEANINGS = {
     "Suite.calibrate": "Divide logits by a temperature fitted on the calibration split before attacking.",
     "Suite.replay": "Texts that an attack found against one point of a trial are tried on its other points, too. Part "
     "of the protocol hash: rates with and without it are not compared.",
+    "Suite.adaptive": "Where mixing weights depend on the text: also try on the whole what breaks a single adapter or "
+    "their even mean. Without it such points carry a flag.",
+    "Suite.static": "Also give every point the texts with which the attacks broke the clean adapter, and report the "
+    "accuracy on them apart.",
     "Suite.race": "Stop attacking points that others dominate: a block (below), or `{}` for its defaults. The sweep "
     "may have the objectives `clean_accuracy` and `robust_accuracy` only, both to be maximised.",
     "Race.error": "Bound on the chance that the race of one trial stops any point in favour of one that is not more "

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,13 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from robusweep import data as data_stage
+from robusweep import defended
 from robusweep import model as model_stage
 from robusweep.assignment import trial_id
 from robusweep.environment import environment
 from robusweep.errors import EmptyFrontError, MissingError, StageError, UsageError, nearest
 from robusweep.front import Objective, Point, assess
-from robusweep.mixing import AnyMixer
+from robusweep.mixing import AnyMixer, Fixed, Mixer, System, TrainedSet
 from robusweep.model import TextModel
 from robusweep.pick import pick
 from robusweep.recipe import Recipe
@@ -27,6 +28,7 @@ from robusweep.record import AdapterRecord, PointRecord, TrialRecord, read_trial
 from robusweep.report.card import model_card
 from robusweep.seeds import derive
 from robusweep.shipped import SHIPPED, Shipped
+from robusweep.shipping import code_in, write_model, write_system
 from robusweep.space import SearchSpace
 from robusweep.sweep.status import find_run, read_points
 from robusweep.yaml_source import assign, split_key
@@ -72,14 +74,24 @@ def export(
     dataset = data_stage.load(recipe.data, recipe.seed)
     if dataset.digest() != trial.data.get("digest"):
         say("NOTICE the data are not what they were: the folder is checked on other texts than the point was scored on")
-    base = _base(recipe, trial)
+    plain = _base(recipe, trial)
+    base = replace(plain, network=recipe.adapter.host(plain.network))
     mixer = _mixer(recipe, scored, _space(run_dir))
-    parameters = _parameters(run_dir, recipe, trial, mixer, base)
-    _check_digest(recipe, scored, parameters, base)
+    adapters = _trained_set(run_dir, recipe, trial, base)
+    system = mixer.mix(adapters) if mixer else Fixed(adapters.folded[0])
+    _check_digest(recipe, scored, system, base)
+    from robusweep.mixture import Member
+
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         folder = Path(temporary) / "model"
-        network = _save(folder, base, parameters)
         texts = [example.text for example in dataset.validation[:N_COMPARED]]
+        if isinstance(system, Fixed) and recipe.adapter.folds:
+            network = write_model(folder, replace(plain, network=model_stage.filled(plain, system.parameters)))
+            difference = _checked_difference(network, base, folder, texts)
+        else:
+            members = [Member(system.parameters)] if isinstance(system, Fixed) else list(system.adapters.members)
+            write_system(folder, system, members, plain, recipe.adapter, temperature=scored.temperature)
+            difference = _checked_system(system, recipe, base, folder, texts)
         shipped = Shipped(
             run=run_dir.name,
             point=scored.id,
@@ -100,7 +112,7 @@ def export(
             adapters=trial.adapters,
             scores=scored,
             n_compared=len(texts),
-            largest_difference=_checked_difference(network, base, folder, texts),
+            largest_difference=difference,
             trained_with=trial.environment,
             exported_with=environment(),
             command=command,
@@ -187,13 +199,15 @@ def _space(run_dir: Path) -> SearchSpace:
     return SearchSpace.model_validate_json(json.dumps({"dimensions": dimensions}))
 
 
-def _mixer(recipe: Recipe, point: PointRecord, space: SearchSpace) -> AnyMixer | None:
+def _mixer(recipe: Recipe, point: PointRecord, space: SearchSpace) -> Mixer | None:
     """The recipe's mixer with the values of this point."""
     tree: dict[str, Any] = {"mix": recipe.mix.model_dump(mode="json") if recipe.mix else None}
     for key, value in space.in_recipe(point.params).items():
         if split_key(key)[0] == "mix":
             tree = assign(tree, split_key(key), value)
-    found: AnyMixer | None = TypeAdapter(AnyMixer | None).validate_python(tree["mix"])
+    if point.chosen_weight is not None:
+        tree["mix"] |= {"weighting": "fixed", "weight": point.chosen_weight}
+    found: Mixer | None = TypeAdapter(AnyMixer | None).validate_python(tree["mix"])
     return found
 
 
@@ -205,13 +219,16 @@ def _base(recipe: Recipe, trial: TrialRecord) -> TextModel:
     return model_stage.load(recipe.model, names, seed=derive(recipe.seed, "head"), device=device)
 
 
-def _parameters(
-    run_dir: Path, recipe: Recipe, trial: TrialRecord, mixer: AnyMixer | None, base: TextModel
-) -> Mapping[str, Tensor]:
-    """What the point's model has in place of the base's weights, by name."""
-    frozen = dict(base.network.named_parameters())
-    members = [recipe.adapter.fold(frozen, _tensors(run_dir, trial, adapter)) for adapter in trial.adapters]
-    return mixer.mix(members) if mixer else members[0]
+def _trained_set(run_dir: Path, recipe: Recipe, trial: TrialRecord, base: TextModel) -> TrainedSet:
+    frozen, adapter = dict(base.network.named_parameters()), recipe.adapter
+    tensors = [_tensors(run_dir, trial, record) for record in trial.adapters]
+    return TrainedSet(
+        names=[record.view for record in trial.adapters],
+        base=frozen,
+        folded=[adapter.fold(frozen, t) for t in tensors],
+        members=[adapter.member(frozen, t) for t in tensors],
+        ranges=[(record.entropy_range[0], record.entropy_range[1]) for record in trial.adapters],
+    )
 
 
 def _tensors(run_dir: Path, trial: TrialRecord, adapter: AdapterRecord) -> dict[str, Tensor]:
@@ -234,9 +251,9 @@ def _tensors(run_dir: Path, trial: TrialRecord, adapter: AdapterRecord) -> dict[
     return tensors
 
 
-def _check_digest(recipe: Recipe, point: PointRecord, parameters: Mapping[str, Tensor], base: TextModel) -> None:
+def _check_digest(recipe: Recipe, point: PointRecord, system: System, base: TextModel) -> None:
     """Refuse weights that are not those that were scored."""
-    found = model_stage.network_digest(model_stage.identity(recipe.model), parameters, base.max_tokens)
+    found = defended.digest(system, base, model_stage.identity(recipe.model))
     if found != point.model_digest:
         raise StageError(
             f"export: the weights of {point.id} are not those that were scored "
@@ -246,22 +263,21 @@ def _check_digest(recipe: Recipe, point: PointRecord, parameters: Mapping[str, T
         )
 
 
-def _save(folder: Path, base: TextModel, parameters: Mapping[str, Tensor]) -> Module:
-    """Write the model with these parameters, and return its network, on the CPU."""
-    import torch
+def _checked_system(system: System, recipe: Recipe, base: TextModel, folder: Path, texts: Sequence[str]) -> float:
+    """The largest difference of a logit between the folder, loaded by the code inside it, and the scored system.
 
-    network = copy.deepcopy(base.network).cpu().float().eval()
-    own = dict(network.named_parameters())
-    with torch.no_grad():
-        for name, value in parameters.items():
-            own[name].copy_(value)
-    network.config.problem_type = "single_label_classification"
-    tokenizer = copy.deepcopy(base.tokenizer)
-    tokenizer.model_max_length = base.max_tokens  # so that truncation=True cuts as in training
-    network.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
-    saved: Module = network
-    return saved
+    Raises ``StageError`` above ``LARGEST_DIFFERENCE``.
+    """
+    _, victim = defended.victims(system, base, model_stage.identity(recipe.model), bf16=False)
+    found, _ = code_in(folder).load(folder).logits(texts)
+    return _largest(found.numpy() - victim(texts))
+
+
+def _largest(differences: Any) -> float:
+    largest = float(abs(differences).max(initial=0.0))
+    if not largest <= LARGEST_DIFFERENCE:  # NaN, too
+        raise StageError(f"export: the folder answers otherwise than the trained point: a logit by {largest:.1e}")
+    return largest
 
 
 def _checked_difference(network: Module, base: TextModel, folder: Path, texts: Sequence[str]) -> float:
@@ -281,12 +297,7 @@ def _checked_difference(network: Module, base: TextModel, folder: Path, texts: S
         for i in range(0, len(texts), TEXTS_PER_BATCH):
             batch = list(texts[i : i + TEXTS_PER_BATCH])
             found = loaded(**tokenizer(batch, truncation=True, padding=True, return_tensors="pt")).logits
-            difference = float((found - network(**_padded(base, batch)).logits).abs().max())
-            if not difference <= LARGEST_DIFFERENCE:  # NaN, too
-                raise StageError(
-                    f"export: the folder answers otherwise than the trained point: a logit by {difference:.1e}"
-                )
-            largest = max(largest, difference)
+            largest = max(largest, _largest((found - network(**_padded(base, batch)).logits).numpy()))
     return largest
 
 

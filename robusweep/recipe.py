@@ -44,7 +44,9 @@ class Suite(Spec):
     ``known`` attacks score and select; ``held_out`` attacks are reported apart and select nothing. ``n_examples`` of
     the validation split are attacked, the same ones for every trial. ``calibrate`` fits a temperature on the
     calibration split first, so that over-confidence alone does not look robust. ``replay``: texts found against one
-    point of a trial are tried on its others first. ``race``: points that are dominated are attacked no further (not
+    point of a trial are tried on its others first. ``adaptive``: where mixing weights depend on the text, what breaks a
+    single adapter or their even mean is tried, too, and counts. ``static``: texts made against the clean adapter are
+    also given to every point and reported apart. ``race``: points that are dominated are attacked no further (not
     together with ``replay``, under which outcomes depend on the order of the points).
     """
 
@@ -54,6 +56,8 @@ class Suite(Spec):
     n_examples: int = Field(100, ge=1)
     calibrate: bool = True
     replay: bool = False
+    adaptive: bool = True
+    static: bool = False
     race: Race | None = None
 
     @model_validator(mode="after")
@@ -184,6 +188,10 @@ class Recipe(Spec):
             raise BlockError("mix", "there is nothing to mix: list at least one method under 'adversarial'")
         if self.mix is None and self.adversarial:
             raise BlockError("adversarial", "'mix' is needed to say how the adapters are combined")
+        if self.mix is not None:
+            refused = self.mix.refusal(self.adapter.spaces, len(self.adversarial))
+            if refused:
+                raise BlockError(f"mix.{refused[0]}", refused[1])
         for view, method in self.views().items():
             self._check_method(view, method)
             self._check_attack(f"{view}.attack", method.attacks_with)
@@ -218,10 +226,10 @@ class Recipe(Spec):
 
     def _check_method(self, view: str, method: AnyTraining) -> None:
         """What a training method needs of the model and the adapter."""
-        if method.needs_adapter and self.adapter.kind == "full":
+        if method.needs_adapter and not self.adapter.can_be_off:
             raise BlockError(
                 f"{view}.{method.needs_adapter}",
-                "compares with the network without its adapter, and adapter: {kind: full} can't be switched off "
+                f"compares with the network without its adapter, and {self.adapter.kind!r} can't be switched off "
                 "(allowed: every other adapter)",
             )
         if method.needs_masks and self.model.attention == "flash_attention_2":
@@ -347,7 +355,7 @@ def _anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
 def paths_in(tree: Mapping[str, Any]) -> dict[KeyPath, str]:
     """The keys of a recipe's tree that name a file or folder beside it, with what they say; not the search space."""
     found: dict[KeyPath, str] = {}
-    for block, name in (("data", "path"), ("data", "test_path"), ("model", "base")):
+    for block, name in (("data", "path"), ("data", "test_path"), ("model", "base"), ("mix", "large")):
         value = tree[block].get(name) if isinstance(tree.get(block), dict) else None
         if isinstance(value, str) and (block == "data" or value.startswith((".", "~"))):
             found[(block, name)] = value

@@ -62,6 +62,7 @@ FLAGS: Mapping[str, str] = {  # name -> what it means
     "labels_beat_scores": "an attack that sees labels only breaks more texts than those with scores: scores mislead",
     "budget_exhausted": "many searches ended because their budget did: with more queries the accuracy would be lower",
     "less_budget_breaks_more": "a text broke with fewer queries and not with more, which no search of a function does",
+    "no_adaptive_attack": "mixing weights depend on the text, and attacks that aim at single adapters were not tried",
     "uncalibrated_gain": "the accuracy under attack is higher without the temperature: over-confidence looked robust",
 }
 
@@ -157,11 +158,43 @@ class Stopped(Spec):
     error: float
 
 
+class WeightProfile(Spec):
+    """How much of each adapter answered some texts. Weights of a text are >= 0 and sum to 1.
+
+    ``mean``: by adapter, in the order of ``names``, the clean one first. ``adversarial``: how many texts gave the
+    adversarial adapters together a share in [0, 0.1), [0.1, 0.2), ..., [0.9, 1]. ``largest``: how many texts gave each
+    adversarial adapter the largest weight among these.
+    """
+
+    names: list[str]
+    n: int
+    mean: list[float]
+    adversarial: list[int]
+    largest: list[int]
+
+    @classmethod
+    def of(cls, names: Sequence[str], weights: Sequence[Sequence[float]]) -> WeightProfile:
+        """``weights``: of at least one text, [texts, adapters]."""
+        n = len(weights)
+        counts, largest = [0] * 10, [0] * (len(names) - 1)
+        for row in weights:
+            counts[min(9, int(10 * (1.0 - row[0]) + 1e-9))] += 1
+            largest[max(range(len(largest)), key=lambda i: row[i + 1])] += 1
+        mean = [sum(column) / n for column in zip(*weights, strict=True)]
+        return cls(names=list(names), n=n, mean=mean, adversarial=counts, largest=largest)
+
+
 class PointRecord(Spec):
     """One scored point of a trial: the trained set at one value of each after-training dimension.
 
     ``robust_accuracy`` is over the known attacks; held-out attacks are scored apart and select nothing. With
     ``replay``, texts found against other points of the trial count too. A ``stopped`` point has seen fewer examples.
+
+    ``per_text``: mixing weights depend on the text. Then attacks also try what breaks each adapter alone or their even
+    mean, and ``unaided`` holds the accuracy under each attack without that. ``profiles``: the weights of clean texts,
+    and of adversarial ones by attack. ``static``: right / all texts with which an attack broke the clean adapter; never
+    to be mixed with the accuracy under an attack that aims at this very system. ``chosen_weight``: what the weighting
+    chose, where it chooses one for all texts.
     """
 
     id: str
@@ -175,6 +208,11 @@ class PointRecord(Spec):
     flags: list[Flag] = []
     replay: bool = False
     stopped: Stopped | None = None
+    per_text: bool = False
+    unaided: dict[str, Rate] = {}
+    static: dict[str, Rate] = {}
+    profiles: dict[str, WeightProfile] = {}
+    chosen_weight: float | None = None
     seconds: dict[str, float] = {}  # stage -> seconds of this point
 
     def metrics(self) -> dict[str, float]:
@@ -190,7 +228,8 @@ class AdapterRecord(Spec):
     ``n_forward``, ``n_backward``: passes of one batch each; ``n_tokens``: what forward passes computed, padding
     included. ``peak_memory_bytes``: the most that tensors took on an accelerator; on a CPU the process's peak.
     ``validation_accuracy`` by epoch, where training looked at it; ``kept_epoch``: the one whose weights were kept,
-    from 1. ``readings``: what the method reports of itself. ``reference_seconds``: what it took to train a network
+    from 1. ``readings``: what the method reports of itself. ``entropy_range``: lowest and highest entropy in nats of
+    its predictions on texts that it was trained on. ``reference_seconds``: what it took to train a network
     that this one's texts were made against, unless that is the clean view's.
     """
 
@@ -210,6 +249,7 @@ class AdapterRecord(Spec):
     validation_accuracy: list[float] = []
     kept_epoch: int | None = None  # None: a record of an earlier version
     readings: dict[str, float] = {}
+    entropy_range: list[float] = [0.0, 0.0]
     reference_seconds: float = 0.0
 
 

@@ -2,75 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robusweep import model as model_stage
+from robusweep import defended
 from robusweep.assignment import PointPlan
 from robusweep.attacks import Attack
-from robusweep.attacks.evaluation import Evaluation, Terms
-from robusweep.cache import Cache
+from robusweep.attacks.evaluation import Evaluation
 from robusweep.errors import MissingError
-from robusweep.examples import Dataset, Example
-from robusweep.model import TextModel
-from robusweep.progress import Progress
-from robusweep.queries import ANSWERS, QueryMemory
+from robusweep.examples import Example
+from robusweep.ground import Ground
+from robusweep.mixing import Fixed, PerText, System, TrainedSet
 from robusweep.race import Arm, Race, stops
-from robusweep.recipe import Recipe
 from robusweep.record import (
     AttackOutcome,
     AttackScore,
     Flag,
     PointRecord,
     Stopped,
+    WeightProfile,
     read_outcomes,
     read_trial,
     robust_accuracy,
     write_text,
 )
 from robusweep.scores import Rate
-from robusweep.spec import digest_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Parameters = Callable[[], "Mapping[str, Tensor]"]  # makes what a point's model is: mixed weights by name
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What every stage of one trial stands on."""
-
-    recipe: Recipe
-    dataset: Dataset
-    base: TextModel
-    base_identity: str
-    bf16: bool
-    cache: Cache
-    progress: Progress
-    folder: Path
-
-    @property
-    def terms(self) -> Terms:
-        return Terms(self.recipe.attacks.constraints, self.recipe.seed, self.bf16, self.base.device)
+    from robusweep.model import ModelVictim
 
 
 @dataclass
 class Contender:
-    """A point while it is measured; outcomes are by attack, in the order of the examples seen so far."""
+    """A system while it is measured; outcomes are by attack, in the order of the examples seen so far.
+
+    ``alone``: where weights depend on the text, the outcomes before texts found against its parts were tried.
+    """
 
     plan: PointPlan
-    parameters: Parameters
+    system: System | None = None  # None: made from the plan whenever it is needed, since many would fill the memory
+    chosen_weight: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     clean_accuracy: Rate | None = None
     outcomes: dict[str, list[AttackOutcome]] = field(default_factory=dict)
+    alone: dict[str, list[AttackOutcome]] = field(default_factory=dict)
     stopped: Stopped | None = None
 
 
-def score(points: Sequence[tuple[PointPlan, Parameters]], protocol_hash: str, ground: Ground) -> list[PointRecord]:
+@dataclass(frozen=True)
+class Held:
+    """What is in memory of one contender."""
+
+    contender: Contender
+    evaluation: Evaluation
+    victim: ModelVictim
+    digest: str
+
+
+def score(plans: Sequence[PointPlan], adapters: TrainedSet, protocol_hash: str, ground: Ground) -> list[PointRecord]:
     """A record for each point, in the same order.
 
     Clean accuracy is on validation, the temperature from calibration; validation's first texts are attacked. With
@@ -78,8 +73,8 @@ def score(points: Sequence[tuple[PointPlan, Parameters]], protocol_hash: str, gr
     attacks, what replay still has to try, and flags come last, for the points that are still running.
     """
     suite, examples = ground.recipe.attacks, ground.dataset.validation[: ground.recipe.attacks.n_examples]
-    contenders = [Contender(plan, parameters) for plan, parameters in points]
-    scoring = _Scoring(contenders, ground)
+    contenders = [Contender(plan) for plan in plans]
+    scoring = _Scoring(contenders, adapters, ground)
     looks = suite.race.looks(len(examples)) if suite.race else [len(examples)]
     for contender in contenders:
         ground.progress.say(f"{contender.plan.id}: scoring")
@@ -95,67 +90,123 @@ def score(points: Sequence[tuple[PointPlan, Parameters]], protocol_hash: str, gr
 
 
 class _Scoring:
-    """The steps of ``score``. One network is held at a time; what it has answered is kept on disk."""
+    """The steps of ``score``. One system is held at a time; what it has answered is kept on disk."""
 
-    def __init__(self, contenders: Sequence[Contender], ground: Ground) -> None:
+    def __init__(self, contenders: Sequence[Contender], adapters: TrainedSet, ground: Ground) -> None:
         self._contenders, self._ground = contenders, ground
-        self._held: tuple[Contender, Evaluation, str] | None = None
+        self._adapters = replace(adapters, accuracies=self._accuracies)
+        self._inner: dict[str, Contender] = {}  # systems inside others, by digest
+        self._held: Held | None = None
 
     def running(self) -> list[Contender]:
         return [contender for contender in self._contenders if contender.stopped is None]
 
     # ------------------------------------------------------------------------------------------- victims
-    def _evaluation(self, contender: Contender) -> tuple[Evaluation, str]:
-        """(the contender's evaluation, the digest of its weights)."""
-        if self._held is None or self._held[0] is not contender:
+    def _measured(self, contender: Contender) -> Held:
+        if self._held is None or self._held.contender is not contender:
             self._held = None  # its network goes before another is made
+            system = self._system(contender)
+            self._held = None  # of the clean adapter, which a rule may have asked
             with self._ground.progress.stage("clean", contender.seconds):
-                self._held = contender, *self._made(contender.parameters())
-            contender.clean_accuracy = self._held[1].clean_accuracy
-        return self._held[1], self._held[2]
+                self._held = Held(contender, *self._made(system))
+            contender.clean_accuracy = self._held.evaluation.clean_accuracy
+        return self._held
 
-    def _made(self, parameters: Mapping[str, Tensor]) -> tuple[Evaluation, str]:
-        ground, base = self._ground, self._ground.base
-        digest = model_stage.network_digest(ground.base_identity, parameters, base.max_tokens)
+    def _system(self, contender: Contender) -> System:
+        mixer = contender.plan.mix
+        if contender.system is not None or mixer is None:
+            return contender.system or Fixed(self._adapters.folded[0])
+        if contender.chosen_weight is not None:
+            mixer = mixer.model_copy(update={"weighting": "fixed", "weight": contender.chosen_weight})
+        system = mixer.mix(self._adapters)
+        if not isinstance(system, Fixed):
+            contender.system = system
+        elif system.chosen_weight is not None:
+            contender.chosen_weight = system.chosen_weight
+        return system
 
-        def memory(precision: str) -> QueryMemory:
-            name = digest_of({"code": ANSWERS, "victim": digest, "precision": precision, **ground.terms.hardware})
-            return QueryMemory(ground.cache.root / "queries" / f"{name}.bin")
+    def _made(self, system: System) -> tuple[Evaluation, ModelVictim, str]:
+        return self._ground.evaluation(system)
 
-        fast, exact = model_stage.victims(base, parameters, bf16=ground.bf16, memory=memory)
-        evaluation = Evaluation(
-            fast,
-            exact,
-            digest=digest,
-            clean=ground.dataset.validation,
-            calibration=ground.dataset.calibration if ground.recipe.attacks.calibrate else None,
-            terms=ground.terms,
-            cache=ground.cache,
-        )
-        return evaluation, digest
+    def _part(self, system: Fixed) -> Contender:
+        """A system inside others, as a contender that is no point; the same one for equal systems."""
+        name = defended.digest(system, self._ground.base, self._ground.base_identity)
+        plan = PointPlan(id=f"part {name[:8]}", params={})
+        return self._inner.setdefault(name, Contender(plan, system))
+
+    def _clean_adapter(self) -> Contender:
+        return self._part(Fixed(self._adapters.folded[0]))
+
+    def _accuracies(self, parameters: Mapping[str, Tensor]) -> tuple[float, float]:
+        """(clean, under every known attack) on calibration, by texts that are made against the clean adapter."""
+        examples = self._ground.dataset.calibration
+        clean = self._measured(self._clean_adapter()).evaluation
+        found = [clean.attack(attack, examples) for attack in self._ground.recipe.attacks.known]
+        _, exact = defended.victims(Fixed(parameters), self._ground.base, self._ground.base_identity, bf16=False)
+        right = _right(exact, [(e.text, e.label) for e in examples])
+        stood = list(right)
+        for outcomes in found:
+            there = [i for i, o in enumerate(outcomes) if o.perturbed_text is not None]
+            texts = [(str(outcomes[i].perturbed_text), outcomes[i].label) for i in there]
+            for i, is_right in zip(there, _right(exact, texts), strict=True):
+                stood[i] = stood[i] and is_right
+        return sum(right) / len(right), sum(stood) / len(stood)
 
     # ----------------------------------------------------------------------------------------- attacking
     def attack(self, contender: Contender, attacks: Sequence[Attack], examples: Sequence[Example]) -> None:
         """Outcomes on all these examples; what an earlier look has attacked is not attacked again."""
-        evaluation, _ = self._evaluation(contender)
+        suite = self._ground.recipe.attacks
+        parts = self._attacked_parts(contender, attacks, examples) if suite.adaptive else []
         for attack in attacks:
+            evaluation = self._measured(contender).evaluation
             with self._ground.progress.stage(f"attack {attack.kind}", contender.seconds):
                 done = {o.example_id: o for o in contender.outcomes.get(attack.kind, [])}
                 new = [example for example in examples if example.id not in done]
-                tried = self._replayed(contender, attack, new) if self._ground.recipe.attacks.replay else {}
+                tried = self._replayed(contender, attack, new, self._others(contender)) if suite.replay else {}
                 broken = {key for key, outcome in tried.items() if outcome.status == "broken"}
                 found = evaluation.attack(attack, [example for example in new if example.id not in broken])
                 done |= tried | {o.example_id: _with_tries(o, tried.get(o.example_id)) for o in found}
                 contender.outcomes[attack.kind] = [done[example.id] for example in examples]
+                if parts:
+                    self._adapt(contender, attack, new, parts)
 
-    def _replayed(self, contender: Contender, attack: Attack, examples: Sequence[Example]) -> dict[str, AttackOutcome]:
-        """What the texts that this attack found against other points do to this one, for each example with such texts.
+    def _others(self, contender: Contender) -> list[Contender]:
+        return [other for other in self._contenders if other is not contender]
+
+    def _attacked_parts(
+        self, contender: Contender, attacks: Sequence[Attack], examples: Sequence[Example]
+    ) -> list[Contender]:
+        """The simpler systems inside one whose weights depend on the text, attacked on these examples."""
+        parts = [self._part(system) for system in defended.aides(self._system(contender))]
+        for part in parts:
+            if any(len(part.outcomes.get(attack.kind, [])) < len(examples) for attack in attacks):
+                self.attack(part, attacks, examples)
+                for stage, seconds in part.seconds.items():  # what it costs is the point's
+                    contender.seconds[f"parts {stage}"] = contender.seconds.get(f"parts {stage}", 0.0) + seconds
+                part.seconds.clear()
+        return parts
+
+    def _adapt(self, contender: Contender, attack: Attack, new: Sequence[Example], parts: Sequence[Contender]) -> None:
+        """The adaptive attack: what breaks a part is tried on the whole, for examples that stood so far."""
+        rows = contender.outcomes[attack.kind]
+        already = {o.example_id: o for o in contender.alone.get(attack.kind, [])}
+        contender.alone[attack.kind] = [already.get(o.example_id, o) for o in rows]
+        standing = {o.example_id for o in rows if o.status == "survived"}
+        late = self._replayed(contender, attack, [e for e in new if e.id in standing], parts)
+        contender.outcomes[attack.kind] = [
+            late[o.example_id] if o.example_id in late and late[o.example_id].status == "broken" else o for o in rows
+        ]
+
+    def _replayed(
+        self, contender: Contender, attack: Attack, examples: Sequence[Example], others: Sequence[Contender]
+    ) -> dict[str, AttackOutcome]:
+        """What the texts that this attack found against others do to this one, for each example with such texts.
 
         ``broken`` at the first text that succeeds. An example that is wrong anyway is left to the attack.
         """
-        pool = _pool(attack, [other for other in self._contenders if other is not contender])
+        pool = _pool(attack, others)
         met = [example for example in examples if example.id in pool]
-        evaluation, _ = self._evaluation(contender)
+        evaluation = self._measured(contender).evaluation
         right = evaluation.predictions([example.text for example in met])
         found: dict[str, AttackOutcome] = {}
         for example, predicted in zip(met, right, strict=True):
@@ -173,7 +224,7 @@ class _Scoring:
         for attack in [*self._ground.recipe.attacks.known, *self._ground.recipe.attacks.held_out]:
             mine = {o.example_id: o for o in contender.outcomes[attack.kind]}
             standing = [example for example in examples if mine[example.id].status == "survived"]
-            late = self._replayed(contender, attack, standing)
+            late = self._replayed(contender, attack, standing, self._others(contender))
             mine |= {key: outcome for key, outcome in late.items() if outcome.status == "broken"}
             contender.outcomes[attack.kind] = [mine[example.id] for example in examples]
 
@@ -197,14 +248,19 @@ class _Scoring:
     def record(self, contender: Contender, examples: Sequence[Example]) -> PointRecord:
         """What is known of a point, with its outcomes on disk."""
         suite, outcomes = self._ground.recipe.attacks, contender.outcomes
-        evaluation, digest = self._evaluation(contender)
+        static = self._static_texts(examples) if suite.static and contender.stopped is None else {}
+        held = self._measured(contender)
+        evaluation, per_text = held.evaluation, isinstance(contender.system, PerText)
         flags: list[Flag] = []
         if contender.stopped is None:
             if suite.replay:
                 self._replay_late(contender, examples)
             with self._ground.progress.stage("flags", contender.seconds):
-                named = {str(a.kind): (a, outcomes[a.kind]) for a in [*suite.known, *suite.held_out]}
+                plain = outcomes | contender.alone
+                named = {str(a.kind): (a, plain[a.kind]) for a in [*suite.known, *suite.held_out]}
                 flags = evaluation.flags(named, examples)
+        if per_text and not suite.adaptive:
+            flags.append(Flag(name="no_adaptive_attack", detail="attacks.adaptive is false"))
         for kind, rows in outcomes.items():
             text = "".join(outcome.model_dump_json() + "\n" for outcome in rows)
             write_text(self._ground.folder / "attacks" / f"{contender.plan.id}.{kind}.jsonl", text)
@@ -217,15 +273,65 @@ class _Scoring:
             attacks={kind: AttackScore.of(rows) for kind, rows in known.items()},
             held_out={kind: AttackScore.of(rows) for kind, rows in outcomes.items() if kind not in known},
             temperature=evaluation.temperature,
-            model_digest=digest,
+            model_digest=held.digest,
             flags=flags,
             replay=suite.replay,
             stopped=contender.stopped,
+            per_text=per_text,
+            unaided={kind: AttackScore.of(rows).accuracy_under_attack for kind, rows in contender.alone.items()},
+            static={kind: _rate(_right(held.victim, texts)) for kind, texts in static.items() if texts},
+            profiles=self._profiles(held, static or _broken_texts(outcomes)) if per_text else {},
+            chosen_weight=contender.chosen_weight,
             seconds=contender.seconds,
         )
         robust = record.robust_accuracy
         self._ground.progress.say(f"{record.id}: clean {record.clean_accuracy.value:.3f}, robust {robust.value:.3f}")
         return record
+
+    def _static_texts(self, examples: Sequence[Example]) -> dict[str, list[tuple[str, int]]]:
+        """Attack -> (text, label) of every text with which it broke the clean adapter, the same for all points."""
+        suite, clean = self._ground.recipe.attacks, self._clean_adapter()
+        attacks = [*suite.known, *suite.held_out]
+        if any(len(clean.outcomes.get(attack.kind, [])) < len(examples) for attack in attacks):
+            self.attack(clean, attacks, examples)
+        return _broken_texts(clean.outcomes)
+
+    def _profiles(self, held: Held, texts: Mapping[str, Sequence[tuple[str, int]]]) -> dict[str, WeightProfile]:
+        """How the weights differ between clean texts and those of each attack; every text's are left on disk."""
+        clean = [(example.text, example.label) for example in self._ground.dataset.validation]
+        system = held.contender.system
+        assert isinstance(system, PerText)
+        lines, profiles = [], {}
+        for source, rows in {"clean": clean, **texts}.items():
+            weights = held.victim.weights([text for text, _ in rows]) if rows else None
+            if weights is None:
+                continue
+            profiles[source] = WeightProfile.of(system.adapters.names, weights.tolist())
+            for (text, label), row in zip(rows, weights.tolist(), strict=True):
+                lines.append({"of": source, "text": text, "label": label, "weights": row})
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_text(self._ground.folder / "attacks" / f"{held.contender.plan.id}.weights.jsonl", text)
+        return profiles
+
+
+def _right(victim: ModelVictim, rows: Sequence[tuple[str, int]]) -> list[bool]:
+    """Whether the prediction for each (text, label) is right."""
+    if not rows:
+        return []
+    found: list[int] = victim([text for text, _ in rows]).argmax(axis=1).tolist()
+    return [predicted == label for predicted, (_, label) in zip(found, rows, strict=True)]
+
+
+def _rate(right: Sequence[bool]) -> Rate:
+    return Rate.of(sum(right), len(right))
+
+
+def _broken_texts(outcomes: Mapping[str, Sequence[AttackOutcome]]) -> dict[str, list[tuple[str, int]]]:
+    """(adversarial text, label) of every broken example, by attack."""
+    return {
+        kind: [(str(o.perturbed_text), o.label) for o in rows if o.status == "broken" and o.perturbed_text is not None]
+        for kind, rows in outcomes.items()
+    }
 
 
 def _with_tries(outcome: AttackOutcome, tried: AttackOutcome | None) -> AttackOutcome:

@@ -14,9 +14,9 @@ from robusweep import model as model_stage
 from robusweep.attacks import Attack, resolve
 from robusweep.attacks.evaluation import ATTACK_CODE
 from robusweep.examples import Example
+from robusweep.ground import Ground
 from robusweep.lent import Lender, lexicon_identity
 from robusweep.record import AdapterRecord, write_json
-from robusweep.scoring import Ground
 from robusweep.seeds import derive
 from robusweep.spec import digest_of
 from robusweep.training import TrainingMethod
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from robusweep.training.checkpoint import Checkpoint
 
-TRAIN_CODE = 2  # raise it when training the same block would give other weights: old cache entries are then not used
+TRAIN_CODE = 3  # raise it when training the same block would give other weights: old cache entries are then not used
 
 
 def train(view: str, method: TrainingMethod, ground: Ground) -> AdapterRecord:

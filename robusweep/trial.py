@@ -7,27 +7,26 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from robusweep import data as data_stage
 from robusweep import model as model_stage
-from robusweep.assignment import Assignment, PointPlan
+from robusweep.assignment import Assignment
 from robusweep.attacks import protocol_hash as hash_of_protocol
 from robusweep.cache import Cache
 from robusweep.environment import environment
 from robusweep.examples import Dataset
+from robusweep.ground import Ground
+from robusweep.mixing import TrainedSet
 from robusweep.progress import Progress
 from robusweep.recipe import Recipe
-from robusweep.record import TrialRecord, write_text
-from robusweep.scoring import Ground, score
+from robusweep.record import AdapterRecord, TrialRecord, write_text
+from robusweep.scoring import score
 from robusweep.seeds import derive
 from robusweep.trained import tensors_of, train
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -70,6 +69,7 @@ def _stages(assignment: Assignment, progress: Progress) -> dict[str, Any]:
     with progress.stage("model"):
         device = model_stage.device_of(recipe.resources.device)
         base = model_stage.load(recipe.model, dataset.label_names, seed=derive(recipe.seed, "head"), device=device)
+        base = replace(base, network=recipe.adapter.host(base.network))
         bf16 = model_stage.uses_bf16(recipe.resources.precision, device)
         identity = model_stage.identity(recipe.model)
     cache = Cache(Path(assignment.root) / "cache")
@@ -81,11 +81,10 @@ def _stages(assignment: Assignment, progress: Progress) -> dict[str, Any]:
         with progress.stage(f"train {view}"):
             trained[view] = train(view, views[view], ground)
 
-    frozen = dict(base.network.named_parameters())
-    members = [recipe.adapter.fold(frozen, tensors_of(trained[view].cache_key, ground)) for view in views]
-    mixed = [(p, partial(_mixed, p, members)) for p in _rotated(assignment.points, assignment.number)]
+    adapters = _trained_set([trained[view] for view in views], ground)
+    plans = _rotated(assignment.points, assignment.number)
     protocol_hash = _protocol_hash(recipe, dataset)
-    points = score(mixed, protocol_hash, ground)
+    points = score(plans, adapters, protocol_hash, ground)
 
     return {
         "protocol_hash": protocol_hash,
@@ -101,8 +100,16 @@ def _rotated(items: Sequence[T], number: int) -> list[T]:
     return [*items[start:], *items[:start]]
 
 
-def _mixed(point: PointPlan, members: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-    return point.mix.mix(members) if point.mix else members[0]
+def _trained_set(trained: Sequence[AdapterRecord], ground: Ground) -> TrainedSet:
+    adapter, base = ground.recipe.adapter, dict(ground.base.network.named_parameters())
+    tensors = [tensors_of(record.cache_key, ground) for record in trained]
+    return TrainedSet(
+        names=[record.view for record in trained],
+        base=base,
+        folded=[adapter.fold(base, t) for t in tensors],
+        members=[adapter.member(base, t) for t in tensors],
+        ranges=[(record.entropy_range[0], record.entropy_range[1]) for record in trained],
+    )
 
 
 def _described(dataset: Dataset) -> dict[str, Any]:
@@ -124,6 +131,7 @@ def _protocol_hash(recipe: Recipe, dataset: Dataset) -> str:
         calibrate=recipe.attacks.calibrate,
         seed=recipe.seed,
         replay=recipe.attacks.replay,
+        adaptive=recipe.attacks.adaptive,
     )
 
 

@@ -13,6 +13,7 @@ from robusweep import scoring
 from robusweep.assignment import PointPlan
 from robusweep.attacks import Attack
 from robusweep.examples import Example
+from robusweep.mixing import TrainedSet
 from robusweep.mixing.adpmixup import AdpMixup
 from robusweep.race import Race
 from robusweep.record import AttackOutcome, Flag, PointRecord, TrialRecord, read_outcomes, write_json
@@ -60,7 +61,19 @@ def scored(
 ) -> dict[str, PointRecord]:
     known = suite.pop("known", [SimpleNamespace(kind="pwws")])
     attacks = SimpleNamespace(
-        known=known, **({"held_out": [], "replay": False, "race": None, "n_examples": N, "calibrate": True} | suite)
+        known=known,
+        **(
+            {
+                "held_out": [],
+                "replay": False,
+                "adaptive": True,
+                "static": False,
+                "race": None,
+                "n_examples": N,
+                "calibrate": True,
+            }
+            | suite
+        ),
     )
     ground = SimpleNamespace(
         recipe=SimpleNamespace(attacks=attacks),
@@ -68,11 +81,13 @@ def scored(
         folder=folder,
         progress=SimpleNamespace(say=lambda _text: None, stage=_no_stage),
     )
-    monkeypatch.setattr(scoring._Scoring, "_made", lambda _self, table: (table, table.name))
+    named = {table.name: table for table in tables}
+    monkeypatch.setattr(scoring._Scoring, "_made", lambda _self, table: (table, None, table.name))
+    monkeypatch.setattr(scoring._Scoring, "_system", lambda _self, contender: named[contender.plan.id])
     plans = [PointPlan(id=table.name, params={"mix.weight": 0.5}, mix=AdpMixup()) for table in tables]
-    pairs: Any = [(plan, lambda table=table: table) for plan, table in zip(plans, tables, strict=True)]
     made: Any = ground
-    return {record.id: record for record in scoring.score(pairs, "hash", made)}
+    adapters = TrainedSet([], {}, [], [], [])
+    return {record.id: record for record in scoring.score(plans, adapters, "hash", made)}
 
 
 def _no_stage(_name: str, _seconds: dict[str, float]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from robusweep.adapters.base import Adapter
 
@@ -16,6 +16,11 @@ class Full(Adapter):
     """All parameters are trained. Mixing two such sets is a model soup (Wortsman et al. 2022, arXiv:2203.05482)."""
 
     kind: Literal["full"] = "full"
+    can_be_off: ClassVar[bool] = False
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        return ("weights", "delta")
 
     def attach(self, network: Module, *, head: list[str], seed: int) -> Module:  # noqa: ARG002 - nothing is drawn
         for parameter in network.parameters():

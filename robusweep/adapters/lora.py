@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
+    from robusweep.mixture import Member
+
 
 class Lora(Adapter):
     """Low-rank updates ``dW = alpha / rank * B A`` of the named linear maps. B starts at zero, so dW does too."""
@@ -23,6 +25,10 @@ class Lora(Adapter):
     alpha: float = Field(16.0, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: list[Role] = Field(["query", "value"], min_length=1)
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        return ("delta", "factors")
 
     def attach(self, network: Module, *, head: list[str], seed: int) -> Module:
         import torch
@@ -48,6 +54,15 @@ class Lora(Adapter):
             elif not name.endswith(".lora_B"):
                 folded[name] = value.to(base[name])
         return folded
+
+    def member(self, base: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Member:
+        from robusweep.mixture import Factors, Member
+
+        maps = [name.removesuffix(".lora_A") for name in tensors if name.endswith(".lora_A")]
+        scale = self.alpha / self.rank
+        factors = {m: Factors(tensors[f"{m}.lora_A"], scale * tensors[f"{m}.lora_B"]) for m in maps}
+        rest = {n: v.to(base[n]) for n, v in tensors.items() if not n.endswith((".lora_A", ".lora_B"))}
+        return Member(rest, factors)
 
     def n_parameters(self, tensors: Mapping[str, Tensor]) -> int:
         return sum(value.numel() for value in tensors.values())

@@ -30,6 +30,10 @@ class Oft(Adapter):
     block_size: int = Field(32, ge=2, le=1024)
     targets: list[Role] = Field(["query", "value"], min_length=1)
 
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        return ("delta",)
+
     def attach(self, network: Module, *, head: list[str], seed: int) -> Module:  # noqa: ARG002 - nothing is drawn
         from peft import OFTConfig, get_peft_model
 

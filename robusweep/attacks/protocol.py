@@ -142,12 +142,13 @@ def protocol_hash(
     calibrate: bool,
     seed: int,
     replay: bool = False,
+    adaptive: bool = True,
 ) -> str:
     """16 hex digits over everything that decides what an attacked number means, but the victim.
 
     Two numbers may be compared only when their hashes are equal. The order of ``attacks`` does not matter.
     """
-    labelled = {"replay": True} if replay else {}
+    labelled = ({"replay": True} if replay else {}) | ({} if adaptive else {"adaptive": False})
     identities = sorted((attack.identity(protocol) for attack in attacks), key=digest_of)
     return digest_of(
         {

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from robusweep.mixture import Member
+
 
 def convex(members: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
     """``sum_i weights[i] * members[i]``, parameter by parameter; weights are >= 0 and sum to 1.
@@ -30,4 +32,16 @@ def convex(members: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) ->
             if weight:
                 total += weight * (member[name] - first)
         mixed[name] = total
+    return mixed
+
+
+def convex_factors(
+    base: Mapping[str, Tensor], members: Sequence[Member], weights: Sequence[float]
+) -> dict[str, Tensor]:
+    """Factors mixed one by one: ``W0 + (sum w_i U_i) (sum w_i D_i)``, cross terms included; all else as ``convex``."""
+    mixed = convex([member.parameters for member in members], weights)
+    for name in members[0].factors:
+        parts = [{"up": m.factors[name].up, "down": m.factors[name].down} for m in members]
+        factors, weight = convex(parts, weights), base[f"{name}.weight"].detach()
+        mixed[f"{name}.weight"] = weight + (factors["up"] @ factors["down"]).to(weight)
     return mixed

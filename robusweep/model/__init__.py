@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from robusweep.model.combined import of_logits_victim, per_text_victim
 from robusweep.model.encoder import (
     EMBEDDED,
     BaseEncoder,
@@ -14,7 +15,7 @@ from robusweep.model.encoder import (
     uses_bf16,
 )
 from robusweep.model.loading import TextModel, head_names, load, load_classifier, network_digest
-from robusweep.model.victim import ModelVictim, victim, victims
+from robusweep.model.victim import ModelVictim, filled, victim, victims
 
 __all__ = [
     "EMBEDDED",
@@ -25,11 +26,14 @@ __all__ = [
     "bf16_pays",
     "device_of",
     "embedded_folder",
+    "filled",
     "head_names",
     "identity",
     "load",
     "load_classifier",
     "network_digest",
+    "of_logits_victim",
+    "per_text_victim",
     "resolve",
     "uses_bf16",
     "victim",

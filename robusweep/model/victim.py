@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,30 +21,42 @@ if TYPE_CHECKING:
 
     from robusweep.model.loading import TextModel
 
+Precision = Literal["fp32", "bf16"]
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}  # fill a forward pass: float32 from 1, bfloat16 from 2 thousand
+ROWS_OF_WEIGHTS = 32  # texts whose mixing weights are computed at once
 MAX_PIECES = 2**17  # parts of texts whose token ids are remembered
 Forward = Callable[[Sequence[Row]], "Tensor"]  # rows sorted by length -> [n_rows, n_classes]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How a victim comes to its logits.
+
+    ``rows``: the pass over one batch, which is ``padded`` to its longest row or not. ``embedded``: float32 logits [1,
+    n_classes] of one text's word embeddings [1, n_tokens, width] and token ids, with a gradient at the former;
+    ``table``: the embeddings of all tokens. ``weights``: the mixing weights [n_rows, n_members] of a batch, where they
+    depend on the text.
+    """
+
+    rows: Forward
+    padded: bool
+    embedded: Callable[[Tensor, Row], Tensor]
+    table: Tensor
+    weights: Forward | None = None
 
 
 def victim(
     model: TextModel,
     parameters: Mapping[str, Tensor],
     *,
-    precision: Literal["fp32", "bf16"],
+    precision: Precision,
     memory: QueryMemory | None = None,
 ) -> ModelVictim:
     """The system that an attack queries: the model with these parameters put in place. It owns its copy.
 
     ``memory`` holds what this very victim has answered before; its answers come from there.
     """
-    import torch
-
-    network = copy.deepcopy(model.network).float().eval()
-    own = dict(network.named_parameters())
-    with torch.no_grad():
-        for name, value in parameters.items():
-            own[name].copy_(value)
-    return ModelVictim(model, network, precision=precision, memory=QueryMemory() if memory is None else memory)
+    return ModelVictim(model, passes(filled(model, parameters), model, precision), memory=memory)
 
 
 def victims(
@@ -57,8 +70,21 @@ def victims(
 
     ``memory`` gives what each precision has answered before.
     """
-    exact = victim(model, parameters, precision="fp32", memory=memory("fp32"))
-    return (exact.cast("bf16", memory("bf16")) if bf16 else exact), exact
+    network = filled(model, parameters)
+    exact = ModelVictim(model, passes(network, model, "fp32"), memory=memory("fp32"))
+    return (ModelVictim(model, passes(network, model, "bf16"), memory=memory("bf16")) if bf16 else exact), exact
+
+
+def filled(model: TextModel, parameters: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of the model's network with these parameters in place of its own, in float32 and in eval mode."""
+    import torch
+
+    network: nn.Module = copy.deepcopy(model.network).float().eval()
+    own = dict(network.named_parameters())
+    with torch.no_grad():
+        for name, value in parameters.items():
+            own[name].copy_(value)
+    return network
 
 
 class ModelVictim:
@@ -69,11 +95,9 @@ class ModelVictim:
     a batch is padded to its longest text. With ``bf16`` the weights are held in bfloat16.
     """
 
-    def __init__(
-        self, model: TextModel, network: nn.Module, *, precision: Literal["fp32", "bf16"], memory: QueryMemory
-    ) -> None:
-        self._model, self._network = model, network
-        self._asked = _Asked(model, network, precision, memory)
+    def __init__(self, model: TextModel, passes: Passes, *, memory: QueryMemory | None = None) -> None:
+        self._model, self.passes = model, passes
+        self._asked = _Asked(model, passes, QueryMemory() if memory is None else memory)
         self._pieces: dict[str, Row] = {}
         self._around = _special_tokens(model.tokenizer)
         self._temperature = 1.0
@@ -83,10 +107,6 @@ class ModelVictim:
         found = copy.copy(self)
         found._temperature = 1.0 if temperature is None else temperature
         return found
-
-    def cast(self, precision: Literal["fp32", "bf16"], memory: QueryMemory) -> ModelVictim:
-        """The same weights in another precision, without a copy of what need not be cast."""
-        return ModelVictim(self._model, self._network, precision=precision, memory=memory)
 
     def forgetful(self) -> ModelVictim:
         """The same victim without its memory of earlier answers."""
@@ -136,37 +156,44 @@ class ModelVictim:
 
     def embeddings(self, ids: Row) -> NDArray[np.float32]:
         """[n_ids, width]: the word embeddings of these token ids."""
-        network: Any = self._network
-        table: Tensor = network.get_input_embeddings().weight
-        found: NDArray[np.float32] = table.detach()[ids].cpu().numpy()
+        found: NDArray[np.float32] = self.passes.table.detach()[ids].cpu().numpy()
         return found
 
     def gradients(self, texts: Sequence[str]) -> list[Gradient]:
         """The gradient of the cross-entropy of each text's own prediction at its word embeddings, in float32."""
         import torch
 
-        network: Any = self._network
         found = []
         for ids in self._model.tokens(texts):
-            row = torch.tensor([ids], device=self._model.device)
-            embedded = network.get_input_embeddings()(row).detach().requires_grad_(True)
-            logits = network(inputs_embeds=embedded).logits / self._temperature
+            embedded = self.passes.table.detach()[torch.tensor([ids], device=self._model.device)].requires_grad_(True)
+            logits = self.passes.embedded(embedded, np.asarray(ids)) / self._temperature
             loss = torch.nn.functional.cross_entropy(logits, logits.argmax(dim=1))
             (values,) = torch.autograd.grad(loss, embedded)
             tokens = tuple(self._model.tokenizer.convert_ids_to_tokens(ids))
             found.append(Gradient(np.asarray(ids, dtype=np.int64), tokens, values[0].cpu().numpy()))
         return found
 
+    def weights(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
+        """[n_texts, n_members]: how much of each adapter answers each text; None where all texts have the same."""
+        if self.passes.weights is None:
+            return None
+        rows = self.rows(texts)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        found: dict[int, NDArray[np.float32]] = {}
+        for begin in range(0, len(order), ROWS_OF_WEIGHTS):
+            batch = order[begin : begin + ROWS_OF_WEIGHTS]
+            weights = self.passes.weights([rows[i] for i in batch]).float().cpu().numpy()
+            found.update(zip(batch, weights, strict=True))
+        return np.stack([found[i] for i in range(len(rows))])
+
 
 class _Asked:
     """The network and what it has answered."""
 
-    def __init__(
-        self, model: TextModel, network: nn.Module, precision: Literal["fp32", "bf16"], memory: QueryMemory
-    ) -> None:
+    def __init__(self, model: TextModel, passes: Passes, memory: QueryMemory) -> None:
         self._n_classes, self._memory = len(model.label_names), memory
         self._tokens_per_batch = TOKENS_PER_BATCH[model.device.split(":")[0]]
-        self._forward, self._padded = _forward(network, model, precision)
+        self._forward, self._padded = passes.rows, passes.padded
         self.n_asked = self.n_computed = 0
 
     def without_memory(self) -> _Asked:
@@ -203,8 +230,8 @@ class _Asked:
         return batches
 
 
-def _forward(network: nn.Module, model: TextModel, precision: Literal["fp32", "bf16"]) -> tuple[Forward, bool]:
-    """(the pass over one batch, whether it pads)."""
+def passes(network: nn.Module, model: TextModel, precision: Precision) -> Passes:
+    """Those of one network, which is in float32 and in eval mode."""
     import torch
 
     from robusweep.packed import pack
@@ -212,20 +239,33 @@ def _forward(network: nn.Module, model: TextModel, precision: Literal["fp32", "b
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     encoder = pack(network, dtype) if model.device == "cpu" else None
     read = _head(network, dtype)
+    embedded, table = embedded_by(network)
     if encoder is not None and read is not None:
-        return torch.inference_mode()(lambda rows: read(encoder.first(rows))), False
+        return Passes(torch.inference_mode()(lambda rows: read(encoder.first(rows))), False, embedded, table)
     cast = network if precision == "fp32" else copy.deepcopy(network).to(dtype)
 
     @torch.inference_mode()
     def padded(rows: Sequence[Row]) -> Tensor:
-        longest = max(map(len, rows))
-        ids = torch.tensor([[*row, *[model.pad_id] * (longest - len(row))] for row in rows], device=model.device)
-        lengths = torch.tensor([len(row) for row in rows], device=model.device)
-        mask = (torch.arange(longest, device=model.device) < lengths[:, None]).long()
-        logits: Tensor = cast(input_ids=ids, attention_mask=mask).logits
+        logits: Tensor = cast(**padded_to_longest(rows, model)).logits
         return logits
 
-    return padded, True
+    return Passes(padded, True, embedded, table)
+
+
+def embedded_by(network: Any) -> tuple[Callable[[Tensor, Row], Tensor], Tensor]:
+    """(word embeddings [1, n_tokens, width] and token ids -> logits, the embeddings of all tokens)."""
+    return lambda embedded, _ids: network(inputs_embeds=embedded).logits, network.get_input_embeddings().weight
+
+
+def padded_to_longest(rows: Sequence[Row], model: TextModel) -> dict[str, Tensor]:
+    """What a network takes: token ids [n_rows, longest], padded on the right, and the mask of what is real."""
+    import torch
+
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[model.pad_id] * (longest - len(row))] for row in rows], device=model.device)
+    lengths = torch.tensor([len(row) for row in rows], device=model.device)
+    mask = (torch.arange(longest, device=model.device) < lengths[:, None]).long()
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def _head(network: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:

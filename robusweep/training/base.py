@@ -155,6 +155,11 @@ class TrainingMethod(Spec, ABC):
         """How often such texts are made in a run."""
         return 1
 
+    @property
+    def leaves_out_given(self) -> bool:
+        """Whether an epoch holds the method's own texts alone."""
+        return False
+
     def companion(self, setting: Setting) -> Module | None:  # noqa: ARG002 - most have none
         """Weights and tables of the method's own: trained with the network, saved with it, never part of it."""
         return None

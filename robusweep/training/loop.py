@@ -17,6 +17,7 @@ from robusweep.seeds import derive, generator
 from robusweep.training.base import Extra, Lent, Setting, TrainingMethod
 from robusweep.training.batches import grouped_batches
 from robusweep.training.checkpoint import Checkpoint
+from robusweep.training.measured import accuracy, batch_of, entropy_range, evaluating
 from robusweep.training.places import encoder_of
 from robusweep.training.precision import fp32_attention, frozen_in_bf16
 from robusweep.training.step import Costs, Step
@@ -31,6 +32,7 @@ class Fitted:
     ``n_tokens``: tokens that forward passes computed, padding included. ``peak_memory_bytes``: the most that tensors
     took on an accelerator; on a CPU the process's peak. ``validation_accuracy`` by epoch, where it was asked for.
     ``kept_epoch``: the epoch whose weights were kept, counted from 1. ``readings``: what the method itself reports.
+    ``entropy_range``: (lowest, highest) entropy in nats of what it finally predicts for texts of its last epoch.
     """
 
     final_loss: float
@@ -44,6 +46,7 @@ class Fitted:
     validation_accuracy: list[float]
     kept_epoch: int
     readings: dict[str, float]
+    entropy_range: tuple[float, float]
 
 
 @dataclass
@@ -181,13 +184,20 @@ class _Trainer:
 
     def _begin_epoch(self) -> None:
         self.at.loss_sum = 0.0
-        with _evaluating(self.network), _seeded(derive(self.seed, "extras", self.at.epoch), self.device):
+        with evaluating(self.network), _seeded(derive(self.seed, "extras", self.at.epoch), self.device):
             extras = self.method.extras(self.setting, self.at.epoch)
         if extras is not None:
             self.at.extras = extras
 
     def _rows(self) -> list[Extra]:
-        """The texts of this epoch: the given ones, then the method's own."""
+        """The texts of this epoch: the given ones, unless the method leaves them out, then the method's own."""
+        if self.method.leaves_out_given:
+            if not self.at.extras:
+                raise StageError(
+                    f"train {self.method.kind}: only_changed leaves nothing to train on: no changed text was found",
+                    hint="raise n_queries or share, or take another attack",
+                )
+            return self.at.extras
         given = zip(self.setting.tokens, self.setting.labels, strict=True)
         return [*(Extra(list(ids), label) for ids, label in given), *self.at.extras]
 
@@ -197,7 +207,7 @@ class _Trainer:
         loss = 0.0
         for begin in range(0, len(rows), size):
             part = rows[begin : begin + size]
-            ids, mask = _batch([row.ids for row in part], pad_id=self.pad_id, device=self.device)
+            ids, mask = batch_of([row.ids for row in part], pad_id=self.pad_id, device=self.device)
             share = len(part) / len(rows)
             step = Step(
                 self.network,
@@ -315,6 +325,7 @@ class _Trainer:
             validation_accuracy=at.accuracies,
             kept_epoch=self._best_epoch(),
             readings=readings,
+            entropy_range=entropy_range(self.network, [row.ids for row in self._rows()], pad_id=self.pad_id),
         )
 
 
@@ -327,37 +338,12 @@ def _companion_of(regulariser: Any, setting: Setting) -> nn.Module | None:
     return made
 
 
-@torch.no_grad()
-def accuracy(
-    network: nn.Module, tokens: Sequence[Sequence[int]], labels: Sequence[int], *, pad_id: int, bf16: bool
-) -> float:
-    """Right / all, in eval mode."""
-    device = next(network.parameters()).device
-    order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
-    n_right = 0
-    with _evaluating(network), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for begin in range(0, len(order), 64):
-            rows = order[begin : begin + 64]
-            ids, mask = _batch([tokens[i] for i in rows], pad_id=pad_id, device=device)
-            predicted = network(input_ids=ids, attention_mask=mask.long()).logits.argmax(dim=1)
-            n_right += int((predicted.cpu() == torch.tensor([labels[i] for i in rows])).sum())
-    return n_right / len(tokens)
-
-
 def rate_at(progress: float, warmup: float) -> float:
     """The factor on the peak learning rate: linear from 0 over the warm-up, then linear to 0.
 
     ``progress`` is the share of the run that is done in the middle of the step.
     """
     return min(progress / warmup if warmup else 1.0, (1 - progress) / (1 - warmup))
-
-
-def _batch(rows: Sequence[Sequence[int]], *, pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids, mask) of these texts, [n_rows, longest], padded on the right; the mask is True on real tokens."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[pad_id] * (longest - len(row))] for row in rows], device=device)
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    return ids, torch.arange(longest, device=device) < lengths[:, None]
 
 
 def _weights(weights: Sequence[float], device: torch.device) -> Tensor | None:
@@ -376,16 +362,6 @@ def _peak_memory(device: torch.device) -> int:
 def _training(network: nn.Module) -> Iterator[None]:
     was = network.training
     network.train()
-    try:
-        yield
-    finally:
-        network.train(was)
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    was = network.training
-    network.eval()
     try:
         yield
     finally:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from robusweep.adapters import Lora
-from robusweep.mixing import AdpMixup
+from robusweep.mixing import Fixed, Mixer, TrainedSet
+from robusweep.mixing.adpmixup import AdpMixup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,10 +44,18 @@ def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
+def mixed(mixer: Mixer, members: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """The weights that folded adapters become."""
+    ranges = [(0.0, 1.0)] * len(members)
+    system = mixer.mix(TrainedSet([f"a{i}" for i in range(len(members))], {}, members, [], ranges))
+    assert isinstance(system, Fixed)
+    return system.parameters
+
+
 def test_weight_zero_is_the_clean_adapter_and_weight_one_the_adversarial_bit_for_bit(base: Tensors) -> None:
     clean, adversarial = (LORA.fold(base, drawn(base, seed)) for seed in (1, 2))
-    assert equal(AdpMixup(weight=0.0).mix([clean, adversarial]), clean)
-    assert equal(AdpMixup(weight=1.0).mix([clean, adversarial]), adversarial)
+    assert equal(mixed(AdpMixup(weight=0.0), [clean, adversarial]), clean)
+    assert equal(mixed(AdpMixup(weight=1.0), [clean, adversarial]), adversarial)
     assert not equal(clean, adversarial)
 
 
@@ -56,7 +65,7 @@ def test_mixing_an_adapter_with_itself_is_that_adapter_bit_for_bit(
     weight: float, n_adversarial: int, base: Tensors
 ) -> None:
     clean = LORA.fold(base, drawn(base, 1))
-    assert equal(AdpMixup(weight=weight).mix([clean] * (1 + n_adversarial)), clean)
+    assert equal(mixed(AdpMixup(weight=weight), [clean] * (1 + n_adversarial)), clean)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
@@ -68,10 +77,10 @@ def test_the_mix_is_the_base_plus_the_convex_combination_of_updates(
 
     base = {name: value.to(getattr(torch, dtype)) for name, value in base.items()}
     clean, first, second = (drawn(base, seed) for seed in (1, 2, 3))
-    mixed = AdpMixup(weight=weight).mix([LORA.fold(base, tensors) for tensors in (clean, first, second)])
+    mix = mixed(AdpMixup(weight=weight), [LORA.fold(base, tensors) for tensors in (clean, first, second)])
     shares = [(clean, 1 - weight), (first, weight / 2), (second, weight / 2)]
-    assert len(mixed) == 2 * 2 + 2  # layers, roles, and the head
-    for name, value in mixed.items():
+    assert len(mix) == 2 * 2 + 2  # layers, roles, and the head
+    for name, value in mix.items():
         if name.startswith("classifier."):
             expected = sum(share * tensors[name] for tensors, share in shares)
         else:
@@ -85,7 +94,7 @@ def test_the_mix_does_not_change_its_members(base: Tensors) -> None:
     members = [LORA.fold(base, drawn(base, seed)) for seed in (1, 2)]
     before = [{name: value.clone() for name, value in member.items()} for member in members]
     for weight in WEIGHTS:
-        for value in AdpMixup(weight=weight).mix(members).values():
+        for value in mixed(AdpMixup(weight=weight), members).values():
             value.zero_()
     assert all(equal(*pair) for pair in zip(members, before, strict=True))
 
@@ -95,10 +104,10 @@ def test_the_order_of_adversarial_members_does_not_matter(base: Tensors) -> None
 
     clean, *others = (LORA.fold(base, drawn(base, seed)) for seed in (1, 2, 3, 4))
     mixer = AdpMixup(weight=0.6)
-    one, other = mixer.mix([clean, *others]), mixer.mix([clean, *reversed(others)])
+    one, other = mixed(mixer, [clean, *others]), mixed(mixer, [clean, *reversed(others)])
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=1e-5, atol=1e-6)
-    swapped = mixer.mix([others[0], clean, *others[1:]])
+    swapped = mixed(mixer, [others[0], clean, *others[1:]])
     assert not torch.allclose(swapped["classifier.weight"], one["classifier.weight"])
 
 
@@ -107,7 +116,7 @@ def test_one_members_head_counts_inside_but_not_at_the_other_end(base: Tensors) 
     altered = adversarial | {"classifier.bias": adversarial["classifier.bias"] + 1}
     for weight, same in ((0.0, True), (0.5, False), (1.0, False)):
         mixer = AdpMixup(weight=weight)
-        assert equal(mixer.mix([clean, adversarial]), mixer.mix([clean, altered])) is same
+        assert equal(mixed(mixer, [clean, adversarial]), mixed(mixer, [clean, altered])) is same
 
 
 @pytest.mark.parametrize(
@@ -127,7 +136,7 @@ def test_members_with_other_parameters_are_refused(base: Tensors) -> None:
     for other in (fewer, reshaped):
         for weight in (0.0, 0.5):
             with pytest.raises(ValueError, match="same parameters"):
-                AdpMixup(weight=weight).mix([clean, other])
+                mixed(AdpMixup(weight=weight), [clean, other])
 
 
 def test_peft_linear_combination_is_not_the_convex_one(load_tiny: Load) -> None:
@@ -150,7 +159,7 @@ def test_peft_linear_combination_is_not_the_convex_one(load_tiny: Load) -> None:
         LORA.fold(start, {f"{stem}.lora_A": layer.lora_A[n].weight, f"{stem}.lora_B": layer.lora_B[n].weight})
         for n in ("clean", "adversarial")
     ]
-    ours = AdpMixup(weight=0.5).mix(members)[f"{stem}.weight"]
+    ours = mixed(AdpMixup(weight=0.5), members)[f"{stem}.weight"]
     exact = 0.5 * layer.get_delta_weight("clean") + 0.5 * layer.get_delta_weight("adversarial")
     torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-5)
     assert (layer.get_delta_weight("linear") - exact).norm() > 0.2 * exact.norm()

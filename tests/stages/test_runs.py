@@ -53,7 +53,7 @@ def test_patience_without_validation_texts_fails_before_training(load_tiny: Load
 
 
 def test_the_accuracy_is_that_of_the_network_in_use(load_tiny: Load, separable: Texts) -> None:
-    from robusweep.training.loop import accuracy
+    from robusweep.training.measured import accuracy
 
     model = load_tiny(dropout=0.5)
     texts = model.tokenizer.batch_decode(separable[0], skip_special_tokens=True)

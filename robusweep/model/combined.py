@@ -1,0 +1,96 @@
+"""Victims made of several: adapters mixed anew for each text, their answers mixed, or one put on a large model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from robusweep.examples import Row
+from robusweep.model.victim import ModelVictim, Passes, Precision, embedded_by, filled, padded_to_longest
+from robusweep.queries import QueryMemory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robusweep.mixture import Member
+    from robusweep.model.loading import TextModel
+
+
+def per_text_victim(
+    model: TextModel,
+    answering: Sequence[ModelVictim],
+    members: Sequence[Member],
+    rule: str,
+    keys: Mapping[str, Any],
+    *,
+    factored: bool,
+    precision: Precision,
+    memory: QueryMemory | None = None,
+) -> ModelVictim:
+    """The model with its members mixed anew for each text, by a rule of ``robusweep.mixture.RULES``.
+
+    ``answering``: each member alone, in the same precision; what they remember is not computed again. A text's weights
+    depend on that text alone. Gradients go through the rule, too.
+    """
+    import torch
+
+    from robusweep.mixture import Blend, Mixture
+
+    network = filled(model, {}).requires_grad_(False)
+    exact = Mixture(Blend(network, members, factored=factored), rule, keys)
+    mixture = exact
+    if precision == "bf16":
+        cast = copy.deepcopy(network).to(torch.bfloat16)
+        mixture = Mixture(Blend(cast, members, factored=factored), rule, keys)
+
+    def each(rows: Sequence[Row]) -> Tensor:
+        """[members, rows, classes]"""
+        return torch.from_numpy(np.stack([victim.logits(rows) for victim in answering])).to(model.device)
+
+    @torch.no_grad()
+    def weights(rows: Sequence[Row]) -> Tensor:
+        return mixture.weights(each(rows), **padded_to_longest(rows, model))
+
+    @torch.no_grad()
+    def mixed(rows: Sequence[Row]) -> Tensor:
+        inputs = padded_to_longest(rows, model)
+        return mixture.blend(mixture.weights(each(rows), **inputs), **inputs)
+
+    def embedded(at: Tensor, _ids: Row) -> Tensor:
+        logits, _ = exact(inputs_embeds=at)
+        return logits
+
+    _, table = embedded_by(network)
+    return ModelVictim(model, Passes(mixed, True, embedded, table, weights), memory=memory)
+
+
+def of_logits_victim(
+    model: TextModel,
+    answering: Sequence[ModelVictim],
+    combine: Callable[[Tensor], Tensor],
+    *,
+    n_constant: int = 0,
+    memory: QueryMemory | None = None,
+) -> ModelVictim:
+    """The victim whose logits are ``combine`` of those of all ``answering``, [members, texts, classes].
+
+    Their rows of token ids mean the same. Gradients are taken at the word embeddings of the first one, and not through
+    the last ``n_constant``, whose embeddings are others.
+    """
+    import torch
+
+    first = answering[0].passes
+
+    def rows(rows: Sequence[Row]) -> Tensor:
+        return combine(torch.from_numpy(np.stack([victim.logits(rows) for victim in answering])))
+
+    def embedded(at: Tensor, ids: Row) -> Tensor:
+        n = len(answering) - n_constant
+        found = [victim.passes.embedded(at, ids) for victim in answering[:n]]
+        found += [torch.from_numpy(victim.logits([ids])).to(at.device) for victim in answering[n:]]
+        return combine(torch.stack(found))
+
+    return ModelVictim(model, Passes(rows, first.padded, embedded, first.table), memory=memory)

@@ -1,0 +1,139 @@
+"""A system of several adapters as a folder, and back: base, adapters, rule, and a loader that needs no robusweep."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from robusweep import model as model_stage
+from robusweep.adapters import Adapter
+from robusweep.errors import MissingError
+from robusweep.mixing import Emulated, Fixed, OfLogits, PerText, System, TrainedSet
+from robusweep.model import TextModel
+from robusweep.record import write_json, write_text
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from robusweep.mixture import Member
+
+PACKAGE = "robusweep_model"  # the folder's own code
+SOURCES = {"standalone.py": "__init__.py", "mixture.py": "mixture.py"}
+
+
+def is_system(folder: str) -> bool:
+    """Whether this is a folder that ``write_system`` made."""
+    return (Path(folder) / "system.json").is_file()
+
+
+def write_system(
+    folder: Path,
+    system: System,
+    members: list[Member],
+    plain: TextModel,
+    adapter: Adapter,
+    *,
+    temperature: float | None,
+) -> None:
+    """Lay the system out in a new folder. ``plain``: the base without the adapter's modules."""
+    from safetensors.torch import save_file
+
+    from robusweep.standalone import SYSTEM, member_tensors
+
+    names = ["mixed"] if isinstance(system, Fixed) else list(system.adapters.names)
+    about: dict[str, Any] = {"kind": "fixed", "names": names, "factored": False, "hosted": None}
+    if isinstance(system, PerText):
+        about |= {"kind": "per_text", "rule": system.rule, "keys": system.keys, "factored": system.factored}
+    elif isinstance(system, OfLogits):
+        about |= {"kind": "of_logits", "weights": system.weights, "bent": system.bent}
+    elif isinstance(system, Emulated):
+        about |= {"kind": "emulated", "beta": system.beta}
+    if not adapter.folds:
+        about["hosted"] = adapter.model_dump(mode="json")
+    about |= {"label_names": list(plain.label_names), "temperature": temperature, "max_tokens": plain.max_tokens}
+    write_json(folder / SYSTEM, about)
+    write_model(folder / "base", plain)
+    if isinstance(system, Emulated):
+        large = model_stage.load_classifier(system.large, device="cpu")
+        write_model(folder / "large", large)
+    (folder / "members").mkdir()
+    for name, member in zip(names, members, strict=True):
+        tensors = {n: v.detach().float().cpu().contiguous().clone() for n, v in member_tensors(member).items()}
+        save_file(tensors, folder / "members" / f"{name}.safetensors")
+    for source, target in SOURCES.items():
+        text = (Path(__file__).parent / source).read_text(encoding="utf-8")
+        write_text(folder / PACKAGE / target, text.replace("from robusweep.", "from ."))
+
+
+def write_model(folder: Path, model: TextModel) -> Module:
+    """A plain folder of ``transformers``; returns its network, on the CPU."""
+    network: Any = copy.deepcopy(model.network).cpu().float().eval()
+    network.config.problem_type = "single_label_classification"
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.model_max_length = model.max_tokens  # so that truncation=True cuts as in training
+    network.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    saved: Module = network
+    return saved
+
+
+def code_in(folder: Path) -> ModuleType:
+    """The folder's own package, imported afresh."""
+    spec = importlib.util.spec_from_file_location(
+        f"{PACKAGE}_{id(folder):x}",
+        folder / PACKAGE / "__init__.py",
+        submodule_search_locations=[str(folder / PACKAGE)],
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == spec.name]:
+            del sys.modules[name]
+    return module
+
+
+def read_system(folder: Path, *, device: str, max_tokens: int = 512) -> tuple[TextModel, System]:
+    """(the base that adapters are put on, the system), as ``write_system`` left them.
+
+    Raises ``MissingError`` when a file is not there or not ours.
+    """
+    from dataclasses import replace
+
+    from pydantic import TypeAdapter
+
+    from robusweep.adapters import AnyAdapter
+    from robusweep.mixture import folded
+    from robusweep.standalone import SYSTEM, hosted, read_member
+
+    try:
+        about = json.loads((folder / SYSTEM).read_text(encoding="utf-8"))
+        model = model_stage.load_classifier(str(folder / "base"), device=device, max_tokens=max_tokens)
+        if about["hosted"] is not None:
+            TypeAdapter(AnyAdapter).validate_python(about["hosted"])
+            model = replace(model, network=hosted(model.network, about["hosted"]).to(device).eval())
+        members = [read_member(folder / "members" / f"{name}.safetensors") for name in about["names"]]
+    except (OSError, ValueError, KeyError) as e:
+        raise MissingError(f"{folder} can't be read as an exported system: {type(e).__name__}: {e}") from None
+    own = {name: p.detach() for name, p in model.network.named_parameters()}
+    adapters = TrainedSet(
+        names=about["names"],
+        base=own,
+        folded=[folded(member, own) for member in members],
+        members=members,
+        ranges=[(0.0, 0.0)] * len(members),
+    )
+    if about["kind"] == "per_text":
+        return model, PerText(adapters, about["rule"], about["keys"], about["factored"])
+    if about["kind"] == "of_logits":
+        return model, OfLogits(adapters, tuple(about["weights"]), about["bent"])
+    if about["kind"] == "emulated":
+        return model, Emulated(adapters, str(folder / "large"), about["beta"])
+    return model, Fixed(adapters.folded[0])

@@ -1,0 +1,173 @@
+"""One real trial with two known attacks and every way to mix: what is trained, attacked, replayed and recorded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from robusweep import defended
+from robusweep.assignment import PointPlan, single_assignment
+from robusweep.export import export
+from robusweep.mixing import AnyMixer
+from robusweep.recipe import load_recipe
+from robusweep.record import PointRecord, TrialRecord, read_outcomes, write_json
+from robusweep.shipping import read_system
+from robusweep.trial import run_trial
+
+OPTIMISER = "n_epochs: 6, learning_rate: 2.0e-2, batch_size: 8"
+RECIPE = f"""\
+# Two known attacks.
+version: 1
+name: mixed
+data: {{kind: csv, path: data.csv, text: text, label: label, n_train: 48, n_validation: 12, n_calibration: 8, n_test: 8}}
+model: {{base: ./model, max_tokens: 32}}
+adapter: {{kind: lora, rank: 2}}
+train: {{kind: standard, {OPTIMISER}}}
+adversarial:
+  - {{kind: augment, source: attack, attack: deepwordbug, only_changed: true, {OPTIMISER}}}
+  - {{kind: pgd, radius: 0.1, n_steps: 1, {OPTIMISER}}}
+mix: {{kind: adpmixup}}
+attacks: {{known: [deepwordbug], held_out: [pruthi], n_examples: 8, static: true}}
+resources: {{precision: fp32}}
+"""
+WEIGHTINGS = ("entropy_ratio", "entropy_minmax", "entropy_softmax", "emea")
+MIXES = {
+    "clean": {"weight": 0.0},
+    "half": {"weight": 0.5},
+    **{rule: {"weighting": rule} for rule in WEIGHTINGS},
+    "without": {"weighting": "entropy_ratio", "leave_out": 0},
+    "chosen": {"weighting": "grid_validation", "clean_share": 1.0},
+    "factors": {"weighting": "entropy_ratio", "space": "factors"},
+    "uniform": {"kind": "uniform"},
+    "logits": {"kind": "logits"},
+    "ties": {"kind": "ties"},
+    "dare": {"kind": "dare"},
+}
+
+
+@pytest.fixture(scope="module")
+def trial(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrialRecord]:
+    """(the trial's folder, its record)."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(tiny, folder, dirs_exist_ok=True)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    recipe = load_recipe(folder / "recipe.yaml").recipe
+    mixers = {name: TypeAdapter(AnyMixer).validate_python({"kind": "adpmixup"} | keys) for name, keys in MIXES.items()}
+    points = [PointPlan(id=name, params={"mix": name}, mix=mixer) for name, mixer in mixers.items()]
+    assignment = single_assignment(recipe, name="mixed", root=folder, stand_ins=[])
+    record = run_trial(assignment.model_copy(update={"points": points}))
+    space = {"mix": {"grid": {name: {"kind": "adpmixup"} | keys for name, keys in MIXES.items()}, "after": "training"}}
+    write_json(assignment.trial_dir.parents[1] / "sweep.json", {"space": space})
+    return assignment.trial_dir, record
+
+
+def points(record: TrialRecord) -> dict[str, PointRecord]:
+    return {point.id: point for point in record.points}
+
+
+def test_every_rule_is_scored_on_one_set_of_trained_adapters(trial: tuple[Path, TrialRecord]) -> None:
+    folder, record = trial
+    assert record.status == "complete"
+    assert record.n_trained == 3 == len(list((folder.parents[3] / "cache/train").glob("*/manifest.json")))
+    assert record.adapters[1].reference_seconds == 0.0, "the texts come from the clean adapter itself"
+    assert points(record).keys() == MIXES.keys()
+    digests = {name: point.model_digest for name, point in points(record).items() if name != "chosen"}
+    assert len(set(digests.values())) == len(MIXES) - 1
+
+
+def test_weights_that_depend_on_the_text_are_told_and_left_for_every_text(trial: tuple[Path, TrialRecord]) -> None:
+    folder, record = trial
+    for name, point in points(record).items():
+        assert point.per_text is (name in WEIGHTINGS or name in ("without", "factors"))
+        path = folder / f"attacks/{name}.weights.jsonl"
+        assert path.is_file() is bool(point.profiles) is point.per_text
+        if not point.per_text:
+            continue
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for source, profile in point.profiles.items():
+            mine = [line["weights"] for line in lines if line["of"] == source]
+            assert len(mine) == profile.n == sum(profile.adversarial) == sum(profile.largest)
+            assert all(min(row) >= 0 and abs(sum(row) - 1) < 1e-6 for row in mine)
+            assert sum(profile.mean) == pytest.approx(1.0, abs=1e-6)
+        assert point.profiles["clean"].n == 12
+    assert points(record)["without"].profiles["clean"].names == ["clean", "adversarial.1"]
+
+
+def test_the_adaptive_attack_only_takes_away(trial: tuple[Path, TrialRecord]) -> None:
+    folder, record = trial
+    for name, point in points(record).items():
+        scores = point.attacks | point.held_out
+        assert point.unaided.keys() == (scores.keys() if point.per_text else set())
+        for kind, alone in point.unaided.items():
+            assert scores[kind].accuracy_under_attack.value <= alone.value
+            replayed = [o for o in read_outcomes(folder / f"attacks/{name}.{kind}.jsonl") if o.replayed]
+            assert alone.value - scores[kind].accuracy_under_attack.value == pytest.approx(len(replayed) / alone.n)
+
+
+def test_static_texts_are_those_that_broke_the_clean_adapter_and_stay_apart(trial: tuple[Path, TrialRecord]) -> None:
+    folder, record = trial
+    for kind in ("deepwordbug", "pruthi"):
+        broken = [o for o in read_outcomes(folder / f"attacks/clean.{kind}.jsonl") if o.status == "broken"]
+        for point in record.points:
+            rate = point.static.get(kind)
+            assert (rate.n if rate else 0) == len(broken)
+        assert not broken or points(record)["clean"].static[kind].value == 0.0
+
+
+def test_the_weight_that_validation_chose_is_recorded(trial: tuple[Path, TrialRecord]) -> None:
+    chosen = points(trial[1])["chosen"]
+    assert chosen.chosen_weight is not None
+    assert chosen.chosen_weight == 0.0, "clean accuracy alone counts, and the clean adapter makes no mistake here"
+    assert chosen.model_digest == points(trial[1])["clean"].model_digest
+    assert all(point.chosen_weight is None for name, point in points(trial[1]).items() if name != "chosen")
+
+
+# ------------------------------------------------------------------------------------------------------- shipped
+TEXTS = ["the film was truly splendid", "dreadful", "the plot was dreadful and the music was splendid " * 6, ""]
+ASK = """
+import json, sys
+
+sys.path.insert(0, sys.argv[1])
+from robusweep_model import load
+
+model = load(sys.argv[1])
+logits, weights = model.logits(json.loads(sys.argv[2]))
+labels, probabilities, _ = model(json.loads(sys.argv[2]))
+assert not [name for name in sys.modules if name.partition(".")[0] == "robusweep"]
+print(json.dumps([logits.tolist(), None if weights is None else weights.tolist(), labels, probabilities.tolist()]))
+"""
+
+
+@pytest.mark.parametrize("name", ["entropy_ratio", "entropy_minmax", "emea", "factors", "without", "logits"])
+def test_a_system_of_several_adapters_leaves_with_code_of_its_own_and_answers_the_same(
+    trial: tuple[Path, TrialRecord], tmp_path: Path, name: str
+) -> None:
+    folder, record = trial
+    shipped = export(folder.parents[3], "mixed", name, out=tmp_path / "model")
+    assert shipped.largest_difference <= 1e-5
+    ended = subprocess.run(
+        [sys.executable, "-c", ASK, str(tmp_path / "model"), json.dumps(TEXTS)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert ended.returncode == 0, ended.stderr
+    logits, weights, labels, probabilities = json.loads(ended.stdout)
+    base, system = read_system(tmp_path / "model", device="cpu")
+    _, victim = defended.victims(system, base, "as exported", bf16=False)
+    np.testing.assert_allclose(victim(TEXTS), logits, atol=1e-5)
+    assert labels == [("bad", "good")[i] for i in np.argmax(logits, axis=1)]
+    tempered = np.array(logits) / points(record)[name].temperature
+    np.testing.assert_allclose(np.exp(tempered) / np.exp(tempered).sum(1, keepdims=True), probabilities, atol=1e-5)
+    mine = victim.weights(TEXTS)
+    assert (weights is None) is (mine is None) is (name == "logits")
+    if mine is not None:
+        np.testing.assert_allclose(mine, weights, atol=1e-5)
