@@ -138,7 +138,7 @@ MEANINGS = {
     "has no synonym, or an attack fails.",
     "Augmented.words_changed": "Share of a text's words that a change touches, one at least. Not for `attack`.",
     "Augmented.loss_weight": "What a changed text's loss counts beside a clean one's 1.",
-    "Augmented.attack": "The attack's kind, with `source: attack` only. It runs as `attacks.known` lists it, else with "
+    "Augmented.attack": "The attack's kind, or a list of them, with `source: attack` only. It runs as `attacks.known` lists it, else with "
     "its defaults, under `attacks.protocol`; it may not be held out.",
     "Augmented.n_queries": "Budget of queries for each training text, in place of the protocol's.",
     "TextAttackTraining.attack": "As for `augment`.",

@@ -115,16 +115,15 @@ def _checked_training(recipe: Recipe, held_out: set[str]) -> list[StandIn]:
     for view, method in recipe.views().items():
         if method.needs_lexicon and (lacking := WORDNET.missing()):
             raise MissingError(f"{view}: {method.kind!r} lacks {lacking.split(': ')[0]}", hint=lacking)
-        if method.attacks_with is None:
-            continue
-        used, stand_in = resolve_attack(recipe.attack_named(method.attacks_with), recipe.attacks.constraints)
-        if used.kind in held_out:
-            raise RecipeError(
-                f"{view}.attack: {method.attacks_with!r} runs here as {used.kind!r}, which is held out: an attack is "
-                "used in training or held out, not both"
-            )
-        if stand_in is not None:
-            stand_ins.append(stand_in)
+        for kind in method.attacks_with:
+            used, stand_in = resolve_attack(recipe.attack_named(kind), recipe.attacks.constraints)
+            if used.kind in held_out:
+                raise RecipeError(
+                    f"{view}.attack: {kind!r} runs here as {used.kind!r}, which is held out: an attack is "
+                    "used in training or held out, not both"
+                )
+            if stand_in is not None:
+                stand_ins.append(stand_in)
     return stand_ins
 
 

@@ -16,8 +16,9 @@ from robusweep.spec import digest_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from robusweep.mixture import Member
+
 SYSTEM_CODE = 1  # raise it when a system of several adapters would give other logits
-LONGEST = 512  # tokens that a large model reads at most
 Memory = Callable[[str, str], QueryMemory]  # (digest, precision) -> what was answered before
 
 
@@ -25,7 +26,10 @@ def digest(system: System, base: TextModel, identity: str) -> str:
     """A name for what the system answers: equal systems have equal names, others have others."""
     if isinstance(system, Fixed):
         return model_stage.network_digest(identity, system.parameters, base.max_tokens)
-    members = [model_stage.network_digest(identity, p, base.max_tokens) for p in system.adapters.folded]
+    parts: Sequence[Mapping[str, Tensor]] = system.adapters.folded
+    if isinstance(system, PerText) and system.factored:  # factors of one product mix in different ways
+        parts = [_with_factors(member) for member in system.adapters.members]
+    members = [model_stage.network_digest(identity, p, base.max_tokens) for p in parts]
     key: dict[str, Any] = {"code": SYSTEM_CODE, "kind": type(system).__name__, "members": members}
     if isinstance(system, PerText):
         key |= {"rule": system.rule, "keys": system.keys, "factored": system.factored}
@@ -35,6 +39,11 @@ def digest(system: System, base: TextModel, identity: str) -> str:
         large = model_stage.BaseEncoder(base=system.large, stand_in=None)
         key |= {"large": model_stage.identity(large), "beta": system.beta}
     return digest_of(key)
+
+
+def _with_factors(member: Member) -> dict[str, Tensor]:
+    sides = {f"{name} {side}": getattr(f, side) for name, f in member.factors.items() for side in ("down", "up")}
+    return {**member.parameters, **sides}
 
 
 def victims(
@@ -89,8 +98,8 @@ def _emulated(beta: float, logits: Tensor) -> Tensor:
 
 
 def _large(system: Emulated, base: TextModel, *, bf16: bool, memory: Memory) -> tuple[ModelVictim, ModelVictim]:
-    """The large model's victims. Raises ``RecipeError`` when its labels or its vocabulary are others."""
-    large = model_stage.load_classifier(system.large, device=base.device, max_tokens=LONGEST)
+    """The large model's victims. Raises ``RecipeError`` when its labels or vocabulary are others, or it reads less."""
+    large = model_stage.load_classifier(system.large, device=base.device, max_tokens=base.max_tokens)
     if large.label_names != base.label_names:
         raise RecipeError(
             f"mix.large: {system.large!r} has the labels {', '.join(large.label_names)}; the data have "
@@ -101,6 +110,11 @@ def _large(system: Emulated, base: TextModel, *, bf16: bool, memory: Memory) -> 
         raise RecipeError(
             f"mix.large: {system.large!r} has another vocabulary than model.base",
             hint="take a large and a small model of one family, which share a tokenizer",
+        )
+    if large.max_tokens < base.max_tokens:
+        raise RecipeError(
+            f"mix.large: {system.large!r} reads {large.max_tokens} tokens, and model.max_tokens is {base.max_tokens}",
+            hint=f"set model.max_tokens: {large.max_tokens}",
         )
     name = model_stage.identity(model_stage.BaseEncoder(base=system.large, stand_in=None))
     return model_stage.victims(large, {}, bf16=bf16, memory=partial(memory, f"large {name}"))

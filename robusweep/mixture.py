@@ -54,7 +54,7 @@ class Blend:
 
     ``factored``: low-rank changes are mixed factor by factor, ``(sum w U) (sum w D)``, cross terms included; else as
     ``sum w U D``. Raises ``ValueError`` for parameters that the network lacks, in other shapes, or in a module whose
-    output is not known to be affine in them.
+    output is not known to be affine in them, or does not count texts (relative positions).
     """
 
     def __init__(self, network: nn.Module, members: Sequence[Member], *, factored: bool = False) -> None:
@@ -69,6 +69,8 @@ class Blend:
             module = modules.get(name)
             if module is None or not (isinstance(module, AFFINE) or getattr(module, "affine", False)):
                 raise ValueError(f"{name or 'the network'}: {type(module).__name__} can't be mixed for each text")
+            if isinstance(module, nn.Embedding) and "embeddings" not in name.split("."):
+                raise ValueError(f"{name}: an embedding of distances between tokens can't be mixed for each text")
             in_all = all(name in member.factors for member in members)
             if in_all and name not in dense and isinstance(module, nn.Linear):
                 found = [member.factors[name] for member in members]
@@ -108,6 +110,8 @@ class Blend:
 
 
 def _called(blended: Callable[[Tensor, Tensor], Tensor], weights: Tensor, x: Tensor) -> Tensor:
+    if len(x) != len(weights) and x.is_floating_point():  # numbers of tokens and positions may be those of all texts
+        raise ValueError(f"a map that reads {len(x)} rows in a pass of {len(weights)} texts can't be mixed for each")
     return blended(x, weights)
 
 

@@ -85,11 +85,10 @@ def _queries_per_word(attack: Attack) -> float:
 
 def _training_queries(recipe: Recipe, method: TrainingMethod, n_texts: int, words: float) -> float:
     """What the attacks of one training ask."""
-    if method.attacks_with is None:
-        return 0.0
     n_attacked = min(1.0, method.more_texts / SUCCESSES) * n_texts * method.n_rounds
-    asked = _queries_per_word(recipe.attack_named(method.attacks_with)) * words
-    return n_attacked * min(asked, getattr(method, "n_queries", asked))
+    per_attack = n_attacked / max(1, len(method.attacks_with))
+    asked = [_queries_per_word(recipe.attack_named(kind)) * words for kind in method.attacks_with]
+    return sum(per_attack * min(n, getattr(method, "n_queries", n)) for n in asked)
 
 
 def _step_seconds(recipe: Recipe, base: TextModel, dataset: Dataset, method: TrainingMethod, *, bf16: bool) -> float:
@@ -98,7 +97,8 @@ def _step_seconds(recipe: Recipe, base: TextModel, dataset: Dataset, method: Tra
 
     adapted = recipe.adapter.attach(copy.deepcopy(base.network), head=model_stage.head_names(base.network), seed=0)
     texts, labels = zip(*((e.text, e.label) for e in dataset.train[: method.batch_size]), strict=True)
-    once = method.model_copy(update={"n_epochs": 1, "patience": None} | ({"share": 0.0} if method.more_texts else {}))
+    without = {"share": 0.0, "only_changed": False} if method.more_texts else {}
+    once = method.model_copy(update={"n_epochs": 1, "patience": None} | without)
     tokens = base.tokens(texts)
     lent = Lender(  # without texts of a method's own nothing is attacked, and nothing kept
         base,

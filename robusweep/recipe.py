@@ -194,7 +194,8 @@ class Recipe(Spec):
                 raise BlockError(f"mix.{refused[0]}", refused[1])
         for view, method in self.views().items():
             self._check_method(view, method)
-            self._check_attack(f"{view}.attack", method.attacks_with)
+            for kind in method.attacks_with:
+                self._check_attack(f"{view}.attack", kind)
         if self.attacks.n_examples > self.data.n_validation:
             raise BlockError(
                 "attacks.n_examples",
@@ -245,11 +246,9 @@ class Recipe(Spec):
                 "or to null for the model's own",
             )
 
-    def _check_attack(self, key: str, kind: str | None) -> None:
+    def _check_attack(self, key: str, kind: str) -> None:
         """Whether this attack may make texts to train on."""
         known = attack_kinds()
-        if kind is None:
-            return
         if kind not in known:
             near = nearest(kind, known)
             raise BlockError(

@@ -75,12 +75,13 @@ def score(plans: Sequence[PointPlan], adapters: TrainedSet, protocol_hash: str, 
     suite, examples = ground.recipe.attacks, ground.dataset.validation[: ground.recipe.attacks.n_examples]
     contenders = [Contender(plan) for plan in plans]
     scoring = _Scoring(contenders, adapters, ground)
-    looks = suite.race.looks(len(examples)) if suite.race else [len(examples)]
+    if suite.race is None:
+        return scoring.one_by_one(examples)
+    looks = suite.race.looks(len(examples))
     for contender in contenders:
         ground.progress.say(f"{contender.plan.id}: scoring")
         scoring.attack(contender, suite.known, examples[: looks[0]])
     for n, more in pairwise(looks):
-        assert suite.race is not None
         scoring.stop(suite.race, n, n_looks=len(looks), protocol_hash=protocol_hash)
         for contender in scoring.running():
             scoring.attack(contender, suite.known, examples[:more])
@@ -97,6 +98,17 @@ class _Scoring:
         self._adapters = replace(adapters, accuracies=self._accuracies)
         self._inner: dict[str, Contender] = {}  # systems inside others, by digest
         self._held: Held | None = None
+
+    def one_by_one(self, examples: Sequence[Example]) -> list[PointRecord]:
+        """Every contender from beginning to end, so that its system is made once; replay waits until all are met."""
+        suite, records = self._ground.recipe.attacks, []
+        if suite.static:
+            self._static_texts(examples)
+        for contender in self._contenders:
+            self._ground.progress.say(f"{contender.plan.id}: scoring")
+            self.attack(contender, [*suite.known, *suite.held_out], examples)
+            records += [] if suite.replay else [self.record(contender, examples)]
+        return records or [self.record(contender, examples) for contender in self._contenders]
 
     def running(self) -> list[Contender]:
         return [contender for contender in self._contenders if contender.stopped is None]

@@ -99,13 +99,10 @@ def _key(method: TrainingMethod, reference: str | None, ground: Ground) -> dict[
         key["validation"] = _columns(ground.dataset.validation)
     if method.needs_lexicon:
         key["lexicon"] = lexicon_identity()
-    if method.attacks_with is not None:
+    if method.attacks_with:
         protocol = recipe.attacks.constraints
-        attack = _attack_for_training(method.attacks_with, ground)
-        key |= {
-            "attack": [ATTACK_CODE, attack.identity(protocol), protocol.model_dump(mode="json")],
-            "reference": reference,
-        }
+        attacks = [_attack_for_training(kind, ground).identity(protocol) for kind in method.attacks_with]
+        key |= {"attacks": [ATTACK_CODE, attacks, protocol.model_dump(mode="json")], "reference": reference}
     return key | ground.terms.hardware
 
 

@@ -191,7 +191,7 @@ def test_an_attack_that_is_none_or_turns_nothing_is_refused(project: Path) -> No
 def test_a_stand_in_of_an_attack_in_training_is_told(project: Path) -> None:
     recipe, stand_ins = resolved(load_recipe(project / "recipe.yaml", ["adversarial.0.attack=a2t"]).recipe)
     assert [(s.asked, s.used) for s in stand_ins] == [("a2t", "a2t_wordnet")]
-    assert recipe.adversarial[0].attacks_with == "a2t"
+    assert recipe.adversarial[0].attacks_with == ["a2t"]
 
 
 def test_an_attack_in_training_is_that_of_the_suite(project: Path) -> None:

@@ -1,7 +1,8 @@
-"""LoRA (Hu et al. 2021, arXiv:2106.09685) through PEFT."""
+"""LoRA (Hu et al. 2021, arXiv:2106.09685) and two variants of it, through PEFT."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -18,24 +19,42 @@ if TYPE_CHECKING:
 
 
 class Lora(Adapter):
-    """Low-rank updates ``dW = alpha / rank * B A`` of the named linear maps. B starts at zero, so dW does too."""
+    """Low-rank updates ``dW = alpha / rank * B A`` of the named linear maps. B starts at zero, so dW does too.
+
+    ``rslora`` (Kalajdzievski 2023, arXiv:2312.03732) has ``alpha / sqrt(rank)``, so that large ranks learn as fast.
+    ``dora`` (Liu et al. 2024, arXiv:2402.09353) trains the length of each row of W, too: W becomes ``m (W0 + dW)``,
+    each row of the bracket divided by its length. Its mixes are of the changes of W that result.
+    """
 
     kind: Literal["lora"] = "lora"
+    variant: Literal["lora", "rslora", "dora"] = "lora"
     rank: int = Field(8, ge=1, le=512)
     alpha: float = Field(16.0, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: list[Role] = Field(["query", "value"], min_length=1)
+    layers: int | None = Field(None, ge=1)
 
     @property
     def spaces(self) -> tuple[str, ...]:
-        return ("delta", "factors")
+        return ("delta",) if self.variant == "dora" else ("delta", "factors")
+
+    @property
+    def scale(self) -> float:
+        """What B A is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.variant == "rslora" else self.rank)
 
     def attach(self, network: Module, *, head: list[str], seed: int) -> Module:
         import torch
         from peft import LoraConfig, get_peft_model
 
-        names = target_names(network, self.targets)
-        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=names)
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=target_names(network, self.targets, self.layers),
+            use_rslora=self.variant == "rslora",
+            use_dora=self.variant == "dora",
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return with_head(get_peft_model(network, config), head)
@@ -44,25 +63,34 @@ class Lora(Adapter):
         return learnt(adapted)
 
     def fold(self, base: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        folded = {}
-        for name, value in tensors.items():
-            if name.endswith(".lora_A"):
-                target = f"{name.removesuffix('.lora_A')}.weight"
-                b = tensors[f"{name.removesuffix('.lora_A')}.lora_B"]
-                weight = base[target].detach()
-                folded[target] = weight + (self.alpha / self.rank) * (b @ value).to(weight)
-            elif not name.endswith(".lora_B"):
-                folded[name] = value.to(base[name])
+        maps, folded = _maps(tensors), _rest(base, tensors)
+        for name in maps:
+            weight = base[f"{name}.weight"].detach()
+            change = self.scale * (tensors[f"{name}.lora_B"] @ tensors[f"{name}.lora_A"])
+            changed = weight + change.to(weight)
+            if self.variant == "dora":
+                lengths = tensors[f"{name}.lora_magnitude_vector"].to(weight) / changed.norm(dim=1)
+                changed = lengths[:, None] * changed
+            folded[f"{name}.weight"] = changed
         return folded
 
     def member(self, base: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Member:
         from robusweep.mixture import Factors, Member
 
-        maps = [name.removesuffix(".lora_A") for name in tensors if name.endswith(".lora_A")]
-        scale = self.alpha / self.rank
-        factors = {m: Factors(tensors[f"{m}.lora_A"], scale * tensors[f"{m}.lora_B"]) for m in maps}
-        rest = {n: v.to(base[n]) for n, v in tensors.items() if not n.endswith((".lora_A", ".lora_B"))}
-        return Member(rest, factors)
+        if self.variant == "dora":
+            return Member(self.fold(base, tensors))
+        factors = {m: Factors(tensors[f"{m}.lora_A"], self.scale * tensors[f"{m}.lora_B"]) for m in _maps(tensors)}
+        return Member(_rest(base, tensors), factors)
 
     def n_parameters(self, tensors: Mapping[str, Tensor]) -> int:
         return sum(value.numel() for value in tensors.values())
+
+
+def _maps(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The linear maps that have an update."""
+    return [name.removesuffix(".lora_A") for name in tensors if name.endswith(".lora_A")]
+
+
+def _rest(base: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters that are trained as they are: the head."""
+    return {name: value.to(base[name]) for name, value in tensors.items() if name in base}

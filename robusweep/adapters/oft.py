@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from robusweep.adapters.base import Adapter
-from robusweep.adapters.targets import Role, learnt, linear_maps, target_names, with_head
+from robusweep.adapters.targets import Role, learnt, linear_maps, role_of, target_names, with_head
 from robusweep.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Oft(Adapter):
     kind: Literal["oft"] = "oft"
     block_size: int = Field(32, ge=2, le=1024)
     targets: list[Role] = Field(["query", "value"], min_length=1)
+    layers: int | None = Field(None, ge=1)
 
     @property
     def spaces(self) -> tuple[str, ...]:
@@ -37,10 +38,9 @@ class Oft(Adapter):
     def attach(self, network: Module, *, head: list[str], seed: int) -> Module:  # noqa: ARG002 - nothing is drawn
         from peft import OFTConfig, get_peft_model
 
-        names, maps = target_names(network, self.targets), linear_maps(network)
+        names, maps = target_names(network, self.targets, self.layers), linear_maps(network)
         for name in names:
-            for width in {module.in_features for module in maps[name]}:
-                self._check(name, width)
+            self._check(role_of(name) or name, maps[name].in_features)
         config = OFTConfig(oft_block_size=self.block_size, use_cayley_neumann=False, target_modules=names)
         return with_head(get_peft_model(network, config), head)
 

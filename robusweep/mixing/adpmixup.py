@@ -68,7 +68,7 @@ class AdpMixup(Mixer):
 
         m = len(adapters.names) - 1
         weights = [1.0 - weight, *[weight / m] * m]
-        if self.space == "factors":
+        if self.space == "factors" and 1.0 not in weights:  # an end is that adapter as folded, to the bit
             return convex_factors(adapters.base, adapters.members, weights)
         return convex(adapters.folded, weights)
 

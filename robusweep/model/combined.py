@@ -33,7 +33,7 @@ def per_text_victim(
     """The model with its members mixed anew for each text, by a rule of ``robusweep.mixture.RULES``.
 
     ``answering``: each member alone, in the same precision; what they remember is not computed again. A text's weights
-    depend on that text alone. Gradients go through the rule, too.
+    depend on that text alone. Gradients go through the rule, too, but not through the steps of ``emea``.
     """
     import torch
 
@@ -59,11 +59,20 @@ def per_text_victim(
         inputs = padded_to_longest(rows, model)
         return mixture.blend(mixture.weights(each(rows), **inputs), **inputs)
 
-    def embedded(at: Tensor, _ids: Row) -> Tensor:
-        logits, _ = exact(inputs_embeds=at)
+    _, table = embedded_by(network)
+    words: Any = network.get_input_embeddings()  # type: ignore[operator]
+
+    def embedded(at: Tensor, ids: Row) -> Tensor:
+        """``at`` less the base's word embeddings is added to each member's own."""
+        row = torch.from_numpy(ids)[None].to(model.device)
+        shift = at - table.detach()[row]
+        hook = words.register_forward_hook(lambda _module, _ids, found: found + shift)
+        try:
+            logits, _ = exact(input_ids=row)
+        finally:
+            hook.remove()
         return logits
 
-    _, table = embedded_by(network)
     return ModelVictim(model, Passes(mixed, True, embedded, table, weights), memory=memory)
 
 
@@ -77,8 +86,8 @@ def of_logits_victim(
 ) -> ModelVictim:
     """The victim whose logits are ``combine`` of those of all ``answering``, [members, texts, classes].
 
-    Their rows of token ids mean the same. Gradients are taken at the word embeddings of the first one, and not through
-    the last ``n_constant``, whose embeddings are others.
+    Their rows of token ids mean the same. Gradients are those of one shift of everyone's word embeddings, and not
+    through the last ``n_constant``, whose embeddings are of another model.
     """
     import torch
 
@@ -89,7 +98,9 @@ def of_logits_victim(
 
     def embedded(at: Tensor, ids: Row) -> Tensor:
         n = len(answering) - n_constant
-        found = [victim.passes.embedded(at, ids) for victim in answering[:n]]
+        row = torch.from_numpy(ids).to(at.device)
+        shift = at - first.table.detach()[row]
+        found = [v.passes.embedded(v.passes.table.detach()[row] + shift, ids) for v in answering[:n]]
         found += [torch.from_numpy(victim.logits([ids])).to(at.device) for victim in answering[n:]]
         return combine(torch.stack(found))
 

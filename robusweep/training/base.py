@@ -131,9 +131,9 @@ class TrainingMethod(Spec, ABC):
         return False
 
     @property
-    def attacks_with(self) -> str | None:
-        """The attack whose texts this method trains on, if there is one."""
-        return None
+    def attacks_with(self) -> list[str]:
+        """The attacks whose texts this method trains on."""
+        return []
 
     @property
     def reference(self) -> TrainingMethod | None:

@@ -39,8 +39,8 @@ class TextAttackTraining(TrainingMethod):
         return self
 
     @property
-    def attacks_with(self) -> str:
-        return self.attack
+    def attacks_with(self) -> list[str]:
+        return [self.attack]
 
     @property
     def more_texts(self) -> float:

@@ -108,7 +108,7 @@ def test_no_more_texts_are_attacked_than_it_takes(load_tiny: Load) -> None:
 def test_the_reference_is_trained_alike_on_clean_texts() -> None:
     method = Augment(source="attack", attack="pwws", share=0.5, n_epochs=7, learning_rate=1e-3, max_grad_norm=None)
     assert method.reference == Standard(n_epochs=7, learning_rate=1e-3, max_grad_norm=None)
-    assert method.attacks_with == "pwws"
+    assert method.attacks_with == ["pwws"]
     assert not method.needs_lexicon
     assert Augment().reference is None
     assert Augment().needs_lexicon
