@@ -78,12 +78,26 @@ MEANINGS = {
     "BaseEncoder.attention": "Which implementation computes attention; `auto` takes PyTorch's scaled dot product where "
     "the model has it.",
     "BaseEncoder.dropout": "Every dropout rate of the encoder; null keeps the model's own.",
+    "Lora.variant": "`rslora` scales by `alpha / sqrt(rank)`; `dora` trains the lengths of rows, too.",
     "Lora.rank": "Rank of the update.",
     "Lora.alpha": "The update is scaled by `alpha / rank`.",
     "Lora.dropout": "Dropout on the adapter's input.",
-    "Lora.targets": "The linear maps of attention that get an update.",
+    "Lora.targets": "The linear maps that get an update: three of attention, its `output`, and the feed-forward "
+    "network's `up` and `down`.",
+    "Lora.layers": "Only in the top so many layers; null: in all.",
     "Oft.block_size": "Inputs that are rotated together; has to divide the width of the maps.",
-    "Oft.targets": "The linear maps of attention whose inputs are rotated.",
+    "Oft.targets": "The linear maps whose inputs are rotated, as for `lora`.",
+    "Oft.layers": "Only in the top so many layers; null: in all.",
+    "Ia3.layers": "Only in the top so many layers; null: in all.",
+    "Houlsby.reduction": "The hidden size is divided by it for the width of a bottleneck, which is 1 at least.",
+    "Houlsby.activation": "What stands between the two maps.",
+    "Houlsby.layers": "Only in the top so many layers; null: in all.",
+    "Pfeiffer.reduction": "As for `houlsby`.",
+    "Pfeiffer.activation": "As for `houlsby`.",
+    "Pfeiffer.layers": "Only in the top so many layers; null: in all.",
+    "Prefix.length": "Rows before the keys, and as many before the values, of each layer.",
+    "Prefix.layers": "Only in the top so many layers; null: in all.",
+    "Prompt.length": "Rows that go through the layers with the text.",
     "Rift.weight": "What the term counts beside the loss of the training method.",
     "Rift.temperature": "Cosines are divided by it: the smaller, the more the nearest other text counts.",
     "Rift.projection_hidden": "Width of the hidden layer of the projections.",
@@ -138,8 +152,8 @@ MEANINGS = {
     "has no synonym, or an attack fails.",
     "Augmented.words_changed": "Share of a text's words that a change touches, one at least. Not for `attack`.",
     "Augmented.loss_weight": "What a changed text's loss counts beside a clean one's 1.",
-    "Augmented.attack": "The attack's kind, or a list of them, with `source: attack` only. It runs as `attacks.known` lists it, else with "
-    "its defaults, under `attacks.protocol`; it may not be held out.",
+    "Augmented.attack": "The attack's kind, or a list of them, with `source: attack` only. It runs as `attacks.known` "
+    "lists it, else with its defaults, under `attacks.protocol`; it may not be held out.",
     "Augmented.n_queries": "Budget of queries for each training text, in place of the protocol's.",
     "TextAttackTraining.attack": "As for `augment`.",
     "TextAttackTraining.clean_epochs": "Epochs before the first attack; fewer than `n_epochs`.",
@@ -165,7 +179,8 @@ MEANINGS = {
     "Radius.special_tokens": "Whether the first and last token are perturbed too.",
     "AdpMixup.weighting": "`fixed` and `grid_validation`: one weight for every text. The others: by the entropy of the "
     "adapters' predictions for each text.",
-    "AdpMixup.weight": "Of `fixed`: share of the adversarial adapters. 0 is the clean one, 1 the (mean) adversarial one.",
+    "AdpMixup.weight": "Of `fixed`: share of the adversarial adapters. 0 is the clean one, 1 the (mean) adversarial "
+    "one.",
     "AdpMixup.space": "What is mixed: changes of weights, their two factors (LoRA), or the adapter's own weights; null "
     "takes what is exact for the adapter.",
     "AdpMixup.leave_out": "The adversarial adapter, from 0, that takes no part: leave-one-attack-out.",
@@ -185,8 +200,8 @@ MEANINGS = {
     "Logits.scale": "Of `bend`: multiplies the result.",
     "Logits.exponent": "Of `bend`: the power.",
     "Logits.shift": "Of `bend`: added to the standardised logits, before they are cut at 0.",
-    "EmulatedFineTuning.large": "A trained classifier with the same labels and tokenizer: a folder (begin it with `./`, "
-    "`../`, `~/` or `/`) or a hub name.",
+    "EmulatedFineTuning.large": "A trained classifier with the same labels and tokenizer: a folder (begin it with "
+    "`./`, `../`, `~/` or `/`) or a hub name.",
     "EmulatedFineTuning.beta": "How much of the change is added; 0 is the large model.",
     "Augment.only_changed": "Leave the clean texts out.",
     "DeepWordBug.max_edit_distance": "Levenshtein distance in characters, over the whole text.",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from robusweep.mixture import Member
 
 PACKAGE = "robusweep_model"  # the folder's own code
-SOURCES = {"standalone.py": "__init__.py", "mixture.py": "mixture.py"}
+SOURCES = {"standalone.py": "__init__.py", "mixture.py": "mixture.py", "adapters/hosting.py": "hosting.py"}
 
 
 def is_system(folder: str) -> bool:
@@ -67,7 +67,8 @@ def write_system(
         save_file(tensors, folder / "members" / f"{name}.safetensors")
     for source, target in SOURCES.items():
         text = (Path(__file__).parent / source).read_text(encoding="utf-8")
-        write_text(folder / PACKAGE / target, text.replace("from robusweep.", "from ."))
+        inside = text.replace("from robusweep.adapters.", "from .").replace("from robusweep.", "from .")
+        write_text(folder / PACKAGE / target, inside)
 
 
 def write_model(folder: Path, model: TextModel) -> Module:
@@ -110,8 +111,9 @@ def read_system(folder: Path, *, device: str, max_tokens: int = 512) -> tuple[Te
     from pydantic import TypeAdapter
 
     from robusweep.adapters import AnyAdapter
+    from robusweep.adapters.hosting import hosted
     from robusweep.mixture import folded
-    from robusweep.standalone import SYSTEM, hosted, read_member
+    from robusweep.standalone import SYSTEM, read_member
 
     try:
         about = json.loads((folder / SYSTEM).read_text(encoding="utf-8"))

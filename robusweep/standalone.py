@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from robusweep.adapters.hosting import hosted
 from robusweep.mixture import Blend, Factors, Member, Mixture, mixed_probabilities
 
 SYSTEM = "system.json"  # what the folder holds, beside ``base`` and ``members``
@@ -78,11 +79,6 @@ class Loaded:
 def load(folder: str | Path, *, device: str = "cpu") -> Loaded:
     """The system in an exported folder."""
     return Loaded(Path(folder), device=device)
-
-
-def hosted(network: nn.Module, adapter: Mapping[str, Any]) -> nn.Module:
-    """The network with the modules of an adapter that does not fold into its weights."""
-    raise ValueError(f"{adapter['kind']!r} is not known here")
 
 
 def _network(folder: Path, device: str) -> nn.Module:

@@ -14,10 +14,10 @@ import robusweep
 PACKAGE = Path(robusweep.__file__).parent
 LAYERS = {
     0: "errors spec examples record scores seeds cache queries packed race hub front progress environment reference "
-    "pick shipped mixture standalone",
+    "pick shipped mixture",
     1: "data model adapters tickets training mixing attacks analysis",
     2: "yaml_source recipe space space_check",
-    3: "assignment lent defended ground shipping scoring trained trial tracking evaluate predict",
+    3: "assignment lent defended ground shipping standalone scoring trained trial tracking evaluate predict",
     4: "sweep report catalogue plan compare export",
     5: "cli display __main__",
 }

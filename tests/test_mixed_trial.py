@@ -26,7 +26,8 @@ RECIPE = f"""\
 # Two known attacks.
 version: 1
 name: mixed
-data: {{kind: csv, path: data.csv, text: text, label: label, n_train: 48, n_validation: 12, n_calibration: 8, n_test: 8}}
+data:
+  {{kind: csv, path: data.csv, text: text, label: label, n_train: 48, n_validation: 12, n_calibration: 8, n_test: 8}}
 model: {{base: ./model, max_tokens: 32}}
 adapter: {{kind: lora, rank: 2}}
 train: {{kind: standard, {OPTIMISER}}}
@@ -171,3 +172,30 @@ def test_a_system_of_several_adapters_leaves_with_code_of_its_own_and_answers_th
     assert (weights is None) is (mine is None) is (name == "logits")
     if mine is not None:
         np.testing.assert_allclose(mine, weights, atol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", ["{kind: pfeiffer, reduction: 4}", "{kind: prefix, length: 3}", "{kind: prompt}"])
+def test_adapters_that_do_not_fold_leave_with_their_modules(tiny: Path, tmp_path: Path, adapter: str) -> None:
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    overrides = [f"adapter={adapter}", f"adversarial=[{{kind: pgd, radius: 0.1, n_steps: 1, {OPTIMISER}}}]"]
+    recipe = load_recipe(tmp_path / "recipe.yaml", overrides).recipe
+    assert recipe.mix is not None
+    points = [
+        PointPlan(
+            id=f"t000.{i:02d}", params={"mix.weighting": rule}, mix=recipe.mix.model_copy(update={"weighting": rule})
+        )
+        for i, rule in enumerate(("fixed", "entropy_ratio"))
+    ]
+    assignment = single_assignment(recipe, name="inserted", root=tmp_path, stand_ins=[])
+    record = run_trial(assignment.model_copy(update={"points": points}))
+    for point in record.points:
+        shipped = export(tmp_path, "inserted", point.id, out=tmp_path / f"model {point.id}")
+        assert shipped.largest_difference <= 1e-5
+        assert not (tmp_path / f"model {point.id}/config.json").exists(), "no plain model can answer like this"
+        asked = [sys.executable, "-c", ASK, str(tmp_path / f"model {point.id}"), json.dumps(TEXTS)]
+        ended = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        base, system = read_system(tmp_path / f"model {point.id}", device="cpu")
+        _, victim = defended.victims(system, base, "as exported", bf16=False)
+        np.testing.assert_allclose(victim(TEXTS), json.loads(ended.stdout)[0], atol=1e-5)
