@@ -8,6 +8,7 @@ the machine's matrix product treats each row alike; ``MIN_ROWS`` keeps it from t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,23 +64,44 @@ class PackedEncoder:
 
     def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         base: Any = network.base_model
-        read = _distilbert if base.config.model_type == "distilbert" else _bert
-        self._embed, self._layers = read(base, dtype)
+        embed = _distilbert_embed if base.config.model_type == "distilbert" else _bert_embed
+        self._dtype, self._embed = dtype, embed(base, dtype)
+        self._layers = _layers(network, dtype)
 
-    @torch.inference_mode()
+    @property
+    def n_layers(self) -> int:
+        return len(self._layers)
+
+    def with_top_of(self, network: nn.Module, n_layers: int) -> PackedEncoder:
+        """The embeddings and the first ``n_layers`` layers of this encoder, below the other layers of ``network``."""
+        found = copy.copy(self)
+        found._layers = self._layers[:n_layers] + _layers(network, self._dtype, begin=n_layers)
+        return found
+
     def first(self, rows: Sequence[Row]) -> Tensor:
         """[n_rows, hidden]: the last hidden state of each row's first token."""
+        below = self.n_layers - 1
+        return self.first_from(*self.trunk(rows, below), below)
+
+    @torch.inference_mode()
+    def trunk(self, rows: Sequence[Row], n_layers: int) -> tuple[Tensor, list[Span]]:
+        """([n_tokens, hidden] after the first ``n_layers`` layers, where each row's tokens are)."""
         x, spans = self._embed(rows), _spans([len(row) for row in rows])
-        for layer in self._layers[:-1]:
+        for layer in self._layers[:n_layers]:
+            x = _layer(layer, x, spans)
+        return x, spans
+
+    @torch.inference_mode()
+    def first_from(self, x: Tensor, spans: Sequence[Span], n_layers: int) -> Tensor:
+        """``first`` from what ``trunk`` gave after ``n_layers`` layers, which are not all."""
+        for layer in self._layers[n_layers:-1]:
             x = _layer(layer, x, spans)
         return _first_tokens(self._layers[-1], x, spans)
 
     @torch.inference_mode()
     def mean(self, rows: Sequence[Row]) -> Tensor:
         """[n_rows, hidden]: the mean of the last hidden state over each row's tokens."""
-        x, spans = self._embed(rows), _spans([len(row) for row in rows])
-        for layer in self._layers:
-            x = _layer(layer, x, spans)
+        x, spans = self.trunk(rows, self.n_layers)
         return torch.cat([x[s.begin : s.end].view(s.n, s.length, -1).mean(dim=1) for s in spans])
 
 
@@ -167,8 +189,22 @@ def _after_attention(layer: Layer, mixed: Tensor, x: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------ the weights
-def _bert(base: Any, dtype: torch.dtype) -> tuple[Embed, list[Layer]]:
-    """BERT, RoBERTa and ELECTRA, which name their parts alike."""
+def layers_of(network: nn.Module) -> Sequence[Any]:
+    """The transformer layers of a network of ``FAMILIES``, from the lowest."""
+    base: Any = network.base_model
+    stack = base.transformer if base.config.model_type == "distilbert" else base.encoder
+    found: Sequence[Any] = stack.layer
+    return found
+
+
+def _layers(network: nn.Module, dtype: torch.dtype, begin: int = 0) -> list[Layer]:
+    base: Any = network.base_model
+    read = _distilbert_layer if base.config.model_type == "distilbert" else _bert_layer
+    return [read(layer, dtype) for layer in layers_of(network)[begin:]]
+
+
+def _bert_embed(base: Any, dtype: torch.dtype) -> Embed:
+    """Of BERT, RoBERTa and ELECTRA, which name their parts alike."""
     embeddings, offset = base.embeddings, 0
     words = _cast(embeddings.word_embeddings.weight, dtype)
     places = _cast(embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0], dtype)
@@ -184,7 +220,7 @@ def _bert(base: Any, dtype: torch.dtype) -> tuple[Embed, list[Layer]]:
         x = _normed(words[_joined(rows)] + places[_joined(numbered)], norm)
         return x if projected is None else _linear(x, projected)
 
-    return embed, [_bert_layer(layer, dtype) for layer in base.encoder.layer]
+    return embed
 
 
 def _positions(row: Row, pad: int | None, offset: int) -> Row:
@@ -208,7 +244,7 @@ def _bert_layer(layer: Any, dtype: torch.dtype) -> Layer:
     )
 
 
-def _distilbert(base: Any, dtype: torch.dtype) -> tuple[Embed, list[Layer]]:
+def _distilbert_embed(base: Any, dtype: torch.dtype) -> Embed:
     embeddings = base.embeddings
     words = _cast(embeddings.word_embeddings.weight, dtype)
     places = _cast(embeddings.position_embeddings.weight, dtype)
@@ -217,7 +253,7 @@ def _distilbert(base: Any, dtype: torch.dtype) -> tuple[Embed, list[Layer]]:
     def embed(rows: Sequence[Row]) -> Tensor:
         return _normed(words[_joined(rows)] + places[_joined([np.arange(len(row)) for row in rows])], norm)
 
-    return embed, [_distilbert_layer(layer, dtype) for layer in base.transformer.layer]
+    return embed
 
 
 def _distilbert_layer(layer: Any, dtype: torch.dtype) -> Layer:
