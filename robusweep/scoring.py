@@ -9,7 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from robusweep import defended
+from robusweep import model as model_stage
 from robusweep.assignment import PointPlan
 from robusweep.attacks import Attack
 from robusweep.attacks.evaluation import Evaluation
@@ -75,6 +78,7 @@ def score(plans: Sequence[PointPlan], adapters: TrainedSet, protocol_hash: str, 
     suite, examples = ground.recipe.attacks, ground.dataset.validation[: ground.recipe.attacks.n_examples]
     contenders = [Contender(plan) for plan in plans]
     scoring = _Scoring(contenders, adapters, ground)
+    scoring.share_trunk()
     if suite.race is None:
         return scoring.one_by_one(examples)
     looks = suite.race.looks(len(examples))
@@ -98,6 +102,30 @@ class _Scoring:
         self._adapters = replace(adapters, accuracies=self._accuracies)
         self._inner: dict[str, Contender] = {}  # systems inside others, by digest
         self._held: Held | None = None
+
+    def share_trunk(self) -> None:
+        """Clean texts, asked of all fixed weights in one go where adapters sit in the top layers alone.
+
+        What lies below is then computed once. Victims find the answers in their memory.
+        """
+        ground = self._ground
+        if getattr(ground.recipe.adapter, "layers", None) is None:
+            return
+        with ground.progress.stage("clean of all weights"):
+            texts = [example.text for example in [*ground.dataset.validation, *ground.dataset.calibration]]
+            rows = list({model_stage.key_of(row): row for row in map(np.array, ground.base.tokens(texts))}.values())
+            keys = [model_stage.key_of(row) for row in rows]
+            fixed = {}
+            for plan in (contender.plan for contender in self._contenders):
+                if plan.mix is None or getattr(plan.mix, "weighting", "fixed") == "fixed":
+                    system = plan.mix.mix(self._adapters) if plan.mix else Fixed(self._adapters.folded[0])
+                    if isinstance(system, Fixed):
+                        fixed[defended.digest(system, ground.base, ground.base_identity)] = system.parameters
+            memories = {digest: ground.memory(digest, "fp32") for digest in fixed}
+            new = [digest for digest, memory in memories.items() if len(memory.recall(keys)) < len(keys)]
+            answers = model_stage.answers_of_all(ground.base, [fixed[digest] for digest in new], rows)
+            for digest, logits in zip(new, answers, strict=True):
+                memories[digest].remember(keys, logits)
 
     def one_by_one(self, examples: Sequence[Example]) -> list[PointRecord]:
         """Every contender from beginning to end, so that its system is made once; replay waits until all are met."""

@@ -288,7 +288,8 @@ def test_show_resolved_is_a_recipe_that_validates_with_every_default(command: Co
     code, shown, _ = command("show", "recipes/small.yaml", "--resolved", "adapter.rank=2")
     assert code == 0
     tree = yaml.safe_load(shown)
-    assert tree["adapter"] == {"kind": "lora", "rank": 2, "alpha": 16.0, "dropout": 0.0, "targets": ["query", "value"]}
+    lora = {"kind": "lora", "rank": 2, "alpha": 16.0, "dropout": 0.0, "targets": ["query", "value"]}
+    assert tree["adapter"] == lora | {"variant": "lora", "layers": None}
     (project / "recipes/resolved.yaml").write_text(shown)
     assert command("validate", "recipes/resolved.yaml")[0] == 0
     assert answer(command, "show", "recipes/resolved.yaml", "--json") == tree

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from robusweep import defended
+from robusweep import data, defended
+from robusweep import model as model_stage
 from robusweep.assignment import PointPlan, single_assignment
 from robusweep.export import export
 from robusweep.mixing import AnyMixer
@@ -199,3 +200,31 @@ def test_adapters_that_do_not_fold_leave_with_their_modules(tiny: Path, tmp_path
         base, system = read_system(tmp_path / f"model {point.id}", device="cpu")
         _, victim = defended.victims(system, base, "as exported", bf16=False)
         np.testing.assert_allclose(victim(TEXTS), json.loads(ended.stdout)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("layers", "shared"), [("1", True), ("null", False)])
+def test_weights_of_adapters_in_the_top_layer_share_what_is_below(
+    tiny: Path, tmp_path: Path, layers: str, shared: bool
+) -> None:
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    method = f"adversarial=[{{kind: pgd, radius: 0.1, n_steps: 1, {OPTIMISER}}}]"
+    overrides = [f"adapter={{kind: lora, rank: 2, layers: {layers}}}", method]
+    recipe = load_recipe(tmp_path / "recipe.yaml", overrides).recipe
+    assert recipe.mix is not None
+    points = [
+        PointPlan(id=f"t000.{i:02d}", params={"mix.weight": w}, mix=recipe.mix.model_copy(update={"weight": w}))
+        for i, w in enumerate((0.0, 0.5, 1.0))
+    ]
+    assignment = single_assignment(recipe, name="top", root=tmp_path, stand_ins=[])
+    record = run_trial(assignment.model_copy(update={"points": points}))
+    assert ("clean of all weights" in record.seconds) is shared
+    validation = data.load(recipe.data, recipe.seed).validation
+    for point in record.points:
+        export(tmp_path, "top", point.id, out=tmp_path / point.id)
+        plain = model_stage.victim(
+            model_stage.load_classifier(str(tmp_path / point.id), device="cpu"), {}, precision="fp32"
+        )
+        predicted = plain([example.text for example in validation]).argmax(axis=1)
+        right = sum(int(p) == e.label for p, e in zip(predicted, validation, strict=True))
+        assert point.clean_accuracy.value == right / len(validation)

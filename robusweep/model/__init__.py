@@ -15,7 +15,8 @@ from robusweep.model.encoder import (
     uses_bf16,
 )
 from robusweep.model.loading import TextModel, head_names, load, load_classifier, network_digest
-from robusweep.model.victim import ModelVictim, filled, victim, victims
+from robusweep.model.shared_trunk import answers_of_all
+from robusweep.model.victim import ModelVictim, filled, key_of, victim, victims
 
 __all__ = [
     "EMBEDDED",
@@ -23,12 +24,14 @@ __all__ = [
     "ModelVictim",
     "Precision",
     "TextModel",
+    "answers_of_all",
     "bf16_pays",
     "device_of",
     "embedded_folder",
     "filled",
     "head_names",
     "identity",
+    "key_of",
     "load",
     "load_classifier",
     "network_digest",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robusweep.examples import Row
-from robusweep.model.victim import Forward, ModelVictim, Precision, _head, filled, passes, victim
+from robusweep.model.victim import Forward, ModelVictim, Precision, filled, head_of, passes, victim
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -76,7 +76,7 @@ class _Shared:
             key = tuple(id(self.differing[name][k]) for name in in_layers)
             if key not in tops:
                 tops[key] = self.encoder.with_top_of(self.network, self.n_shared)
-            read = _head(self.network, next(self.network.parameters()).dtype)
+            read = head_of(self.network, next(self.network.parameters()).dtype)
             assert read is not None  # or the network would not have been packed
             ends.append((key, read))
         n_trunk = min(self.n_shared, self.encoder.n_layers - 1)

@@ -187,6 +187,11 @@ class ModelVictim:
         return np.stack([found[i] for i in range(len(rows))])
 
 
+def key_of(row: Row) -> bytes:
+    """What a ``QueryMemory`` knows a row of token ids by."""
+    return blake2b(row.tobytes(), digest_size=16).digest()
+
+
 class _Asked:
     """The network and what it has answered."""
 
@@ -205,7 +210,7 @@ class _Asked:
         if not rows:
             return np.zeros((0, self._n_classes), dtype=np.float32)
         self.n_asked += len(rows)
-        keys = [blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+        keys = [key_of(row) for row in rows]
         known = self._memory.recall(keys)
         new = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
         order = sorted(new, key=lambda key: len(new[key]))
@@ -238,7 +243,7 @@ def passes(network: nn.Module, model: TextModel, precision: Precision) -> Passes
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     encoder = pack(network, dtype) if model.device == "cpu" else None
-    read = _head(network, dtype)
+    read = head_of(network, dtype)
     embedded, table = embedded_by(network)
     if encoder is not None and read is not None:
         return Passes(torch.inference_mode()(lambda rows: read(encoder.first(rows))), False, embedded, table)
@@ -268,7 +273,7 @@ def padded_to_longest(rows: Sequence[Row], model: TextModel) -> dict[str, Tensor
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _head(network: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+def head_of(network: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
     """First tokens [n, hidden] -> logits [n, n_classes], for the architectures of ``robusweep.packed``; else None."""
     import torch
 

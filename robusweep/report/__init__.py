@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from robusweep.record import TrialRecord, write_json, write_text
 from robusweep.reference import ReferenceTable
 from robusweep.report.html import html_report
 from robusweep.report.markdown import markdown_report
+from robusweep.report.mixes import Mixed, mixed_points
+from robusweep.report.mixing import mixing_summary
 from robusweep.report.readings import knee_of, weight_curves
 from robusweep.report.sentences import all_notices
 from robusweep.report.terminal import front_table
@@ -32,7 +35,8 @@ def write_reports(
 ) -> list[Path]:
     """Write report.html, report.md, report.json and, where there is something to draw, figures/*.png.
 
-    ``against`` compares the points with a reference. Gives the paths written. Each file is replaced as a whole.
+    ``against`` compares the points with a reference. The sweep's description in ``run_dir`` tells what stands behind
+    the names of blocks. Gives the paths written. Each file is replaced as a whole.
     """
     everything: dict[str, Any] = {
         "name": name,
@@ -43,11 +47,13 @@ def write_reports(
         "notices": notices,
         "protocol": protocol,
         "against": against,
+        "space": _space(run_dir),
     }
     paths = [run_dir / "report.html", run_dir / "report.md", run_dir / "report.json"]
     write_text(paths[0], html_report(**everything))
     write_text(paths[1], markdown_report(**everything))
-    best = knee_of(points)
+    best, mixed = knee_of(points), mixed_points(points, records, everything["space"])
+    mixing = mixing_summary(mixed, points, objectives)
     summary = {
         "name": name,
         "objectives": [objective.model_dump(mode="json") for objective in objectives],
@@ -59,18 +65,27 @@ def write_reports(
         "compared_with": against and against.model_dump(mode="json"),
         "notices": all_notices(notices, records, points),
     }
-    write_json(paths[2], summary)
-    return paths + _write_figures(run_dir / "figures", points, objectives)
+    write_json(paths[2], summary | ({"mixing": mixing} if mixing else {}))
+    return paths + _write_figures(run_dir / "figures", points, objectives, mixed)
 
 
-def _write_figures(folder: Path, points: Sequence[Point], objectives: Sequence[Objective]) -> list[Path]:
+def _space(run_dir: Path) -> dict[str, Any]:
+    """The search space of the sweep's description; empty for a trial by itself."""
+    path = run_dir / "sweep.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found.get("space") or {}
+
+
+def _write_figures(
+    folder: Path, points: Sequence[Point], objectives: Sequence[Objective], mixed: Mapping[str, Mixed]
+) -> list[Path]:
     from robusweep.report.figures import front_png, weight_curves_png
 
     paths = []
     if points:
         paths.append(folder / "front.png")
         front_png(points, objectives, paths[-1])
-    if weight_curves(points):
+    if weight_curves(mixed):
         paths.append(folder / "weight_curves.png")
-        weight_curves_png(points, paths[-1])
+        weight_curves_png(points, mixed, paths[-1])
     return paths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from robusweep.front import UNDER_ATTACK, Objective, Point
 from robusweep.reference import HELD_OUT_ROBUST, ROBUST, ReferenceTable
@@ -14,11 +15,14 @@ from robusweep.scores import Comparison, Rate
 
 @dataclass(frozen=True)
 class Cell:
-    """``value``: what the cell is sorted by; ``note``: what stands below its text in small letters."""
+    """``value``: what the cell is sorted by; ``note``: what stands below its text in small letters; ``share``: how
+    deep the cell is coloured, from 0 to 1."""
 
     text: str = ""
     value: str | float = ""
     note: str = ""
+    share: float = 0.0
+    mark: Literal["", "tinted", "framed"] = ""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Column:
     head: str
     cells: list[Cell]
     n: str = ""  # the denominator, where it is one for all cells
+    is_text: bool = False
 
 
 def title_of(table: ReferenceTable) -> str:
@@ -77,7 +82,7 @@ def columns_of(table: ReferenceTable, points: Sequence[Point], objectives: Seque
         found.append(Column("point", "compared with", [Cell(other, other) for other in others]))
     for key in searched_keys(shown):
         values = [value_text(p.params[key]) if key in p.params else "" for p in shown]
-        found.append(Column("searched", key, [Cell(value, value) for value in values]))
+        found.append(Column("searched", key, [Cell(value, value) for value in values], is_text=True))
     found.append(Column("training", "seconds", [Cell(seconds_text(p.train_seconds), p.train_seconds) for p in shown]))
 
     def paired(group: str, metric: str) -> list[Column]:

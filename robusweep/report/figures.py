@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robusweep.front import Objective, Point, short_name
+from robusweep.report.mixes import Mixed
 from robusweep.report.readings import (
+    N_BANDS_MOST,
     WEIGHT,
     WeightCurve,
     axes_of,
     bounds_of,
     curve_lines,
     front_of,
+    line_names,
     measured,
     step_line,
     value_of,
@@ -26,13 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FRONT_RED, GREY, CLEAN_BLUE = "#c5162e", "#7d8793", "#0067b3"
-ATTACK_STYLES = (
-    ("#7b4bb3", (0, (5, 3))),
-    ("#a86500", (0, (1, 2))),
-    ("#00795a", (0, (6, 2, 1, 2))),
-    ("#a8417f", (0, (3, 1.5))),
-    ("#4a5560", (0, (1, 3))),
-)
+ATTACK_STYLES = (("#7b4bb3", "^"), ("#a86500", "D"), ("#00795a", "v"), ("#a8417f", "<"), ("#4a5560", ">"))
 N_PANELS_MOST = 12
 N_CROSSES_MOST = 80
 
@@ -58,29 +55,34 @@ def front_png(points: Sequence[Point], objectives: Sequence[Objective], path: Pa
     _finish(figure, points, path)
 
 
-def weight_curves_png(points: Sequence[Point], path: Path) -> None:
+def weight_curves_png(points: Sequence[Point], mixed: Mapping[str, Mixed], path: Path) -> None:
     """One panel for each trained configuration, the first 12 of them. Raises ``ValueError`` when there is none."""
-    curves = weight_curves(points)
+    curves = weight_curves(mixed)
     if not curves:
         raise ValueError(f"no configuration was scored at two values of {WEIGHT}")
     shown = curves[:N_PANELS_MOST]
     n_columns = min(3 if len(shown) != 4 else 2, len(shown))
     n_rows = -(-len(shown) // n_columns)
-    figure = _figure(4.2 * n_columns, 3.2 * n_rows + 0.8)
+    figure = _figure(max(6.6, 4.2 * n_columns), 3.2 * n_rows + 0.8)
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
-    names = list(dict.fromkeys(name for curve in curves for name in curve_lines(curve)))
+    names = line_names(curves)
     handles: dict[str, Any] = {}
     for panel, curve in zip(panels.flat, shown, strict=False):
         handles |= _draw_curve(panel, curve, names)
     for panel in list(panels.flat)[len(shown) :]:
         panel.set_visible(False)
     figure.supxlabel(WEIGHT)
-    figure.supylabel("rate (%), 95 % intervals")
+    figure.supylabel("rate (%)" if len(names) > N_BANDS_MOST else "rate (%), 95 % intervals")
     figure.legend(
-        handles.values(), handles.keys(), loc="outside upper center", ncols=min(3, len(handles)), frameon=False
+        handles.values(),
+        handles.keys(),
+        loc="outside upper center",
+        ncols=min(3 if n_columns > 1 else 2, len(handles)),
+        frameon=False,
     )
     omitted = f"; {len(shown)} of {len(curves)} configurations" if len(shown) < len(curves) else ""
-    _finish(figure, points, path, omitted)
+    banded = "; bands of clean and robust accuracy only" if len(names) > N_BANDS_MOST else ""
+    _finish(figure, points, path, banded + omitted)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -134,25 +136,35 @@ def _legend(plot: Any) -> None:
 def _draw_curve(panel: Any, curve: WeightCurve, names: Sequence[str]) -> dict[str, Any]:
     """Draws one panel; gives line name -> its handle for the legend."""
     handles = {}
-    for name, rates in curve_lines(curve).items():
-        color, dashes, width, marker = _style(names.index(name))
-        values = [100 * rate.value for rate in rates]
-        (handles[name],) = panel.plot(
-            curve.weights, values, color=color, linestyle=dashes, linewidth=width, marker=marker, markersize=4
+    for line in curve_lines(curve):
+        color, width, marker = _style(names.index(line.name))
+        there = [(weight, rate) for weight, rate in zip(curve.weights, line.rates, strict=True) if rate]
+        weights = [weight for weight, _ in there]
+        (handles[line.name],) = panel.plot(
+            weights,
+            [100 * rate.value for _, rate in there],
+            color=color,
+            linestyle=(0, (5, 3)) if line.is_held_out else "-",
+            linewidth=width,
+            marker=marker,
+            markersize=4,
         )
-        low, high = [100 * rate.low for rate in rates], [100 * rate.high for rate in rates]
-        panel.fill_between(curve.weights, low, high, color=color, alpha=0.1, linewidth=0)
+        if len(names) > N_BANDS_MOST and names.index(line.name) > 1:
+            continue
+        low, high = [100 * rate.low for _, rate in there], [100 * rate.high for _, rate in there]
+        panel.fill_between(weights, low, high, color=color, alpha=0.1, linewidth=0)
     panel.tick_params(labelbottom=True)
     panel.set_title(short_name(curve.points[0].id, curve.params), fontsize=9, wrap=True)
     _plain_axes(panel)
     return handles
 
 
-def _style(i: int) -> tuple[str, Any, float, str]:
+def _style(i: int) -> tuple[str, float, str]:
+    """(colour, width, marker) of the i-th line."""
     if i < 2:
-        return (CLEAN_BLUE, "-", 1.8, "o") if i == 0 else (FRONT_RED, "-", 2.6, "s")
-    color, dashes = ATTACK_STYLES[(i - 2) % len(ATTACK_STYLES)]
-    return color, dashes, 1.8, ""
+        return (CLEAN_BLUE, 1.8, "o") if i == 0 else (FRONT_RED, 2.6, "s")
+    color, marker = ATTACK_STYLES[(i - 2) % len(ATTACK_STYLES)]
+    return color, 1.8, marker
 
 
 def _plain_axes(plot: Any) -> None:

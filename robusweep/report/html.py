@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
-from robusweep.front import Objective, Point
+from robusweep.front import Objective, Point, short_name
 from robusweep.record import TrialRecord
 from robusweep.reference import ReferenceTable
 from robusweep.report.against import sentences_of, title_of
@@ -15,10 +16,22 @@ from robusweep.report.html_tables import (
     failures_table,
     mapping_table,
     points_table,
+    section_table,
     stage_table,
+    weights_table,
 )
+from robusweep.report.mixes import Mixed, mixed_points
+from robusweep.report.mixing import FRAMED_SAID, WEIGHTS_SAID, WEIGHTS_TITLE, mixing_sections, weight_tables
 from robusweep.report.page import CSS, JS
-from robusweep.report.readings import WEIGHT, table_order
+from robusweep.report.readings import (
+    N_BANDS_MOST,
+    WEIGHT,
+    attack_names,
+    held_out_names,
+    line_names,
+    table_order,
+    weight_curves,
+)
 from robusweep.report.sentences import (
     CAUTION,
     DEFINITIONS,
@@ -30,7 +43,9 @@ from robusweep.report.sentences import (
     summary_sentence,
 )
 from robusweep.report.svg_front import N_CROSSES_MOST, front_legend, front_svg
-from robusweep.report.svg_weights import weight_panels
+from robusweep.report.svg_weights import style_of, weight_panels
+
+N_TABLES_OPEN = 6  # further tables of weights are folded away
 
 
 def html_report(
@@ -43,16 +58,22 @@ def html_report(
     notices: Sequence[str],
     protocol: Mapping[str, object],
     against: ReferenceTable | None = None,
+    space: Mapping[str, Any] | None = None,
 ) -> str:
-    """The whole page. ``protocol`` is what the protocol hash was taken of; ``recipe_yaml`` is shown as given."""
+    """The whole page. ``protocol`` is what the protocol hash was taken of; ``recipe_yaml`` is shown as given.
+
+    ``space``: the search space as the sweep's description holds it.
+    """
+    mixed = mixed_points(points, records, space or {})
     parts = [
         f"<h1>{escape(name)}</h1>",
         _notices(all_notices(notices, records, points)),
         f'<p class="lead">{escape(summary_sentence(points, records, objectives))}</p>',
         _front(points, objectives),
         _against(against, points, objectives),
-        _weights(points, objectives),
-        _points(points, objectives),
+        _weights(points, objectives, mixed),
+        _points(points, objectives, mixed),
+        _mixing(points, objectives, mixed),
         _cost(records),
         _failures(records),
         _protocol(protocol, protocol_hashes(points, records)),
@@ -96,25 +117,52 @@ def _against(against: ReferenceTable | None, points: Sequence[Point], objectives
     return f"<h2>{escape(title_of(against))}</h2>{text}{table}"
 
 
-def _weights(points: Sequence[Point], objectives: Sequence[Objective]) -> str:
+def _weights(points: Sequence[Point], objectives: Sequence[Objective], mixed: Mapping[str, Mixed]) -> str:
     rows = {point.id: i for i, point in enumerate(table_order(points, objectives))}
-    panels = weight_panels(points, rows)
+    panels = weight_panels(mixed, rows)
     if not panels:
         return ""
+    more = " Held-out attacks are dashed." if held_out_names(points) else ""
+    if len(line_names(weight_curves(mixed))) > N_BANDS_MOST:
+        more += " Attacks have no bands here; the table has their intervals."
     return (
         f"<h2>Over the mixing weight</h2><p>One panel for each trained configuration, all on one scale: rates in % "
         f"against {WEIGHT}, 0 for the clean adapter alone and 1 for the adversarial. Bands are 95 % intervals; a "
-        f"red foot marks a point on the front.</p>{panels}"
+        f"red foot marks a point on the front.{more}</p>{panels}"
     )
 
 
-def _points(points: Sequence[Point], objectives: Sequence[Objective]) -> str:
+def _points(points: Sequence[Point], objectives: Sequence[Objective], mixed: Mapping[str, Mixed]) -> str:
     if not points:
         return ""
     return (
         f'<h2>All points</h2><p class="soft">{counted(len(points), "point")}, the front first. Each rate with its '
-        f"95 % interval.</p>{points_table(points, objectives)}"
+        f"95 % interval.</p>{points_table(points, objectives, mixed)}"
     )
+
+
+def _mixing(points: Sequence[Point], objectives: Sequence[Objective], mixed: Mapping[str, Mixed]) -> str:
+    parts = []
+    for section in mixing_sections(mixed, points, objectives):
+        text = "".join(f"<p>{escape(sentence)}</p>" for sentence in section.sentences)
+        parts.append(f"<h2>{escape(section.title)}</h2>{text}{section_table(section)}")
+    return "".join(parts) + _text_weights(points, objectives, mixed)
+
+
+def _text_weights(points: Sequence[Point], objectives: Sequence[Objective], mixed: Mapping[str, Mixed]) -> str:
+    attacks = [*attack_names(points), *held_out_names(points)]
+    styles = {"clean": "clean"} | {attack: style_of(i + 2) for i, attack in enumerate(attacks)}
+    tables = []
+    for table in weight_tables(mixed, points, objectives):
+        name = escape(short_name(table.point.id, table.point.params))
+        tables.append(f'<figure class="weights"><figcaption>{name}</figcaption>{weights_table(table, styles)}</figure>')
+    if not tables:
+        return ""
+    more = ""
+    if len(tables) > N_TABLES_OPEN:
+        rest = "".join(tables[N_TABLES_OPEN:])
+        more = f"<details><summary>{len(tables) - N_TABLES_OPEN} more</summary>{rest}</details>"
+    return f"<h2>{WEIGHTS_TITLE}</h2><p>{WEIGHTS_SAID} {FRAMED_SAID}</p>{''.join(tables[:N_TABLES_OPEN])}{more}"
 
 
 def _cost(records: Sequence[TrialRecord]) -> str:

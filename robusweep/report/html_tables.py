@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from typing import Any
@@ -12,12 +13,15 @@ from robusweep.front import Objective, Point
 from robusweep.record import AttackScore, TrialRecord
 from robusweep.reference import ReferenceTable
 from robusweep.report.against import Cell, Column, columns_of, shown_points
+from robusweep.report.mixes import Mixed
+from robusweep.report.mixing import SHARES, TAKING_PART, Section, WeightTable, notes_of, unaided_text
 from robusweep.report.readings import attack_names, front_of, held_out_names, searched_keys, table_order
 from robusweep.report.sentences import FLAG, FRONT, KNEE, n_text, percent, seconds_text, stopped_text, value_text
+from robusweep.report.svg_shares import share_axis, share_histograms
 from robusweep.scores import Rate
 
 
-def points_table(points: Sequence[Point], objectives: Sequence[Objective]) -> str:
+def points_table(points: Sequence[Point], objectives: Sequence[Objective], mixed: Mapping[str, Mixed]) -> str:
     """All points, the front first. Row ``row-<i>`` is what the figures link to."""
     numbers = {point.id: i for i, point in enumerate(front_of(points, objectives), 1)}
     keys, suites = searched_keys(points), _suites(points)
@@ -25,11 +29,17 @@ def points_table(points: Sequence[Point], objectives: Sequence[Objective]) -> st
     for i, point in enumerate(table_order(points, objectives)):
         cells = [
             f'<td class="mark" data-value="{numbers.get(point.id, "")}">{_mark(point, numbers)}</td>',
-            _id_cell(point),
+            _id_cell(point, mixed.get(point.id)),
             *(_value_cell(point.params.get(key), given=key in point.params) for key in keys),
             _rate_cell(point.clean_accuracy),
             _rate_cell(point.robust_accuracy),
-            *(cell for _, scores in suites for cell in _attack_cells(scores.get(point.id))),
+            *(
+                cell
+                for suite in suites
+                for cell in _attack_cells(
+                    suite.scores.get(point.id), note=unaided_text(mixed.get(point.id), suite.attack)
+                )
+            ),
             f'<td data-value="{point.train_seconds}">{seconds_text(point.train_seconds)}</td>',
         ]
         front = ' class="front"' if point.pareto else ""
@@ -38,16 +48,23 @@ def points_table(points: Sequence[Point], objectives: Sequence[Objective]) -> st
     return f'<div class="scroll"><table class="points">{head}<tbody>{"".join(body)}</tbody></table></div>'
 
 
-Suite = tuple[str, dict[str, AttackScore]]  # the words for an attack, point id -> its score
+@dataclass(frozen=True)
+class Suite:
+    """One attack's columns: its name, the words for it, and its score by point id."""
+
+    attack: str
+    words: str
+    scores: dict[str, AttackScore]
 
 
 def _suites(points: Sequence[Point]) -> list[Suite]:
-    known: list[Suite] = [
-        (name, {p.id: AttackScore.model_validate(p.attacks[name]) for p in points if name in p.attacks})
+    known = [
+        Suite(name, name, {p.id: AttackScore.model_validate(p.attacks[name]) for p in points if name in p.attacks})
         for name in attack_names(points)
     ]
-    held_out: list[Suite] = [
-        (
+    held_out = [
+        Suite(
+            name,
             f"{name} (held out)",
             {p.id: AttackScore.model_validate(p.held_out[name]) for p in points if name in p.held_out},
         )
@@ -61,7 +78,7 @@ def _points_head(points: Sequence[Point], keys: Sequence[str], suites: Sequence[
     if keys:
         groups.append(f'<th class="group" colspan="{len(keys)}">searched</th>')
     groups.append('<th class="group" colspan="2">accuracy</th>')
-    groups += [f'<th class="group" colspan="3">{escape(name)}</th>' for name, _ in suites]
+    groups += [f'<th class="group" colspan="3">{escape(suite.words)}</th>' for suite in suites]
     groups.append('<th class="group">training</th>')
     heads = [
         "<th>front</th>",
@@ -70,9 +87,9 @@ def _points_head(points: Sequence[Point], keys: Sequence[str], suites: Sequence[
         f"<th>clean<small>{n_text([p.clean_accuracy for p in points])}</small></th>",
         f"<th>robust<small>{n_text([p.robust_accuracy for p in points])}</small></th>",
     ]
-    for _, scores in suites:
-        under = n_text([score.accuracy_under_attack for score in scores.values()])
-        success = n_text([score.success_rate for score in scores.values()])
+    for suite in suites:
+        under = n_text([score.accuracy_under_attack for score in suite.scores.values()])
+        success = n_text([score.success_rate for score in suite.scores.values()])
         heads.append(f"<th>accuracy under attack<small>{under}</small></th>")
         heads.append(f"<th>success rate<small>{success}</small></th><th>median queries</th>")
     heads.append("<th>seconds</th>")
@@ -80,7 +97,12 @@ def _points_head(points: Sequence[Point], keys: Sequence[str], suites: Sequence[
 
 
 def _breakable(key: str) -> str:
-    return escape(key).replace(".", ".<wbr>").replace("_", "_<wbr>")
+    return _wrapped(key).replace(".", ".<wbr>").replace("(", "(<wbr>")
+
+
+def _wrapped(text: str) -> str:
+    """A name that is too long for its line breaks behind an underscore."""
+    return escape(text).replace("_", "_<wbr>")
 
 
 def _mark(point: Point, numbers: Mapping[str, int]) -> str:
@@ -89,11 +111,11 @@ def _mark(point: Point, numbers: Mapping[str, int]) -> str:
     return f"{KNEE if point.knee else FRONT} {numbers[point.id]}" + (" knee" if point.knee else "")
 
 
-def _id_cell(point: Point) -> str:
-    """The id; flags stand behind it in words, and so does the reason why a race has stopped the point."""
-    notes = [f"{FLAG} {flag.name}" for flag in point.flags]
+def _id_cell(point: Point, mixed: Mixed | None) -> str:
+    """The id; behind it in words: how it was mixed, its flags, and the reason why a race has stopped the point."""
+    notes = [*notes_of(mixed), *(f"{FLAG} {flag.name}" for flag in point.flags)]
     notes += [text] if (text := stopped_text(point)) else []
-    small = "".join(f"<small>{escape(note)}</small>" for note in notes)
+    small = "".join(map(_small, notes))
     titles = "; ".join(f"{flag.name}: {flag.detail}" for flag in point.flags)
     title = f' title="{escape(titles)}"' if titles else ""
     return f'<td class="id" data-value="{escape(point.id)}"{title}>{escape(point.id)}{small}</td>'
@@ -103,21 +125,21 @@ def _value_cell(value: Any, *, given: bool) -> str:
     if not given:
         return '<td data-value=""></td>'
     kind = "" if isinstance(value, int | float) else ' class="text"'
-    shown = escape(value_text(value))
+    shown = _wrapped(value_text(value))
     return f'<td{kind} data-value="{escape(str(value))}">{shown}</td>'
 
 
-def _rate_cell(rate: Rate) -> str:
-    return f'<td data-value="{rate.value if rate.n else ""}" title="n = {rate.n}">{percent(rate)}</td>'
+def _rate_cell(rate: Rate, note: str = "") -> str:
+    return f'<td data-value="{rate.value if rate.n else ""}" title="n = {rate.n}">{percent(rate)}{_small(note)}</td>'
 
 
-def _attack_cells(score: AttackScore | None) -> list[str]:
+def _attack_cells(score: AttackScore | None, *, note: str) -> list[str]:
     if score is None:
         return ['<td data-value=""></td>'] * 3
     queries = score.n_queries_median
     shown = "" if queries is None else f"{queries:,.4g}" if queries < 1000 else f"{queries:,.0f}"
     return [
-        _rate_cell(score.accuracy_under_attack),
+        _rate_cell(score.accuracy_under_attack, note),
         _rate_cell(score.success_rate),
         f'<td data-value="{"" if queries is None else queries}">{shown}</td>',
     ]
@@ -125,25 +147,51 @@ def _attack_cells(score: AttackScore | None) -> list[str]:
 
 def against_table(table: ReferenceTable, points: Sequence[Point], objectives: Sequence[Objective]) -> str:
     """The references, and every point that is compared with one."""
-    columns = columns_of(table, points, objectives)
+    return _columns_table(columns_of(table, points, objectives), shown_points(table, points, objectives))
+
+
+def section_table(section: Section) -> str:
+    return _columns_table(section.columns, section.points)
+
+
+def weights_table(table: WeightTable, styles: Mapping[str, str]) -> str:
+    """The weights of one point by source of the texts, the shares drawn. ``styles``: source -> class of its colour."""
+    drawn = {SHARES: (share_axis(), share_histograms(table.profiles, styles))}
+    return _columns_table(table.columns, [None] * len(table.profiles), drawn)
+
+
+Drawn = Mapping[str, tuple[str, Sequence[str]]]  # head of a column -> what stands in its head and cells instead
+
+
+def _columns_table(columns: Sequence[Column], points: Sequence[Point | None], drawn: Drawn | None = None) -> str:
+    drawn = drawn or {}
     groups = [(group, len(list(members))) for group, members in groupby(column.group for column in columns)]
     top = "".join(f'<th class="group" colspan="{n}">{escape(group)}</th>' for group, n in groups)
-    heads = "".join(f"<th>{_breakable(c.head)}{_small(c.n)}</th>" for c in columns)
+    heads = "".join(
+        f"<th>{_breakable(c.head)}{drawn[c.head][0] if c.head in drawn else _small(c.n)}</th>" for c in columns
+    )
     body = []
-    for i, point in enumerate(shown_points(table, points, objectives)):
-        front = ' class="front"' if point.pareto else ""
-        body.append(f"<tr{front}>{''.join(_cell(column, column.cells[i]) for column in columns)}</tr>")
+    for i, point in enumerate(points):
+        front = ' class="front"' if point is not None and point.pareto else ""
+        cells = (_cell(c, c.cells[i], drawn[c.head][1][i] if c.head in drawn else "") for c in columns)
+        body.append(f"<tr{front}>{''.join(cells)}</tr>")
     head = f"<thead><tr>{top}</tr><tr>{heads}</tr></thead>"
     return f'<div class="scroll"><table class="points">{head}<tbody>{"".join(body)}</tbody></table></div>'
 
 
-def _cell(column: Column, cell: Cell) -> str:
-    kind = "id" if column.head == "id" else "text" if column.group == "searched" else "number"
-    return f'<td class="{kind}" data-value="{escape(str(cell.value))}">{escape(cell.text)}{_small(cell.note)}</td>'
+def _cell(column: Column, cell: Cell, drawing: str) -> str:
+    kind = "id" if column.head == "id" else "text" if column.is_text else "number"
+    kind += " long" if column.head == TAKING_PART else ""
+    mark = f" {cell.mark}" if cell.mark else ""
+    shade = f' style="--share:{100 * cell.share:.0f}%"' if cell.share else ""
+    return (
+        f'<td class="{kind}{mark}{" shaded" if shade else ""}"{shade} data-value="{escape(str(cell.value))}">'
+        f"{drawing or _wrapped(cell.text)}{_small(cell.note)}</td>"
+    )
 
 
 def _small(text: str) -> str:
-    return f"<small>{escape(text)}</small>" if text else ""
+    return f"<small>{_wrapped(text)}</small>" if text else ""
 
 
 def stage_table(records: Sequence[TrialRecord]) -> str:

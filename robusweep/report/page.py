@@ -39,12 +39,15 @@ svg a:focus-visible { outline: 2px solid var(--link); }
 .panel svg { display: block; width: 100%; height: auto; } .panel figcaption { color: var(--ink); font-weight: 600; }
 .line { fill: none; stroke-width: 2; } .band { stroke: none; fill-opacity: .1; } .dot { stroke: var(--bg); }
 .line.robust { stroke-width: 3; } .clean { --c: var(--clean); } .robust { --c: var(--front); }
-.attack0 { --c: var(--a0); stroke-dasharray: 7 4; } .attack1 { --c: var(--a1); stroke-dasharray: 2 3; }
-.attack2 { --c: var(--a2); stroke-dasharray: 10 3 2 3; } .attack3 { --c: var(--a3); stroke-dasharray: 4 2; }
-.attack4 { --c: var(--a4); stroke-dasharray: 1 4; }
+.attack0 { --c: var(--a0); } .attack1 { --c: var(--a1); } .attack2 { --c: var(--a2); }
+.attack3 { --c: var(--a3); } .attack4 { --c: var(--a4); } .line.held { stroke-dasharray: 6 4; }
 .line { stroke: var(--c); } .band, .dot { fill: var(--c); } .foot { fill: var(--front); }
 .guide { stroke: var(--ink); opacity: 0; } .target { fill: transparent; }
 a:hover .guide, a.lit .guide { opacity: .5; }
+.panels.few { grid-template-columns: repeat(auto-fill, minmax(min(100%, 500px), 1fr)); }
+.weights { margin: 1.2rem 0; } .weights figcaption { color: var(--ink); font-weight: 600; margin-bottom: .3rem; }
+svg.shares { display: block; width: 210px; } svg.shares text { font-size: 12px; } .bar { fill: var(--c); }
+.panels.few svg text { font-size: 10px; }
 .scroll { overflow-x: auto; width: fit-content; max-width: 100%; border: 1px solid var(--rule); border-radius: 6px; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .6rem; text-align: left; vertical-align: top; } td { border-top: 1px solid var(--grid); }
@@ -52,10 +55,15 @@ thead th { background: var(--card); vertical-align: bottom; font-weight: 600; li
 th small { display: block; font-weight: 400; color: var(--soft); white-space: nowrap; }
 .points td { white-space: nowrap; }
 .points td.text { white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
+.points td.id:has(small) { min-width: 11.5rem; } .weights .points td.text { min-width: 9.5rem; }
+.points td.long { min-width: 15rem; }
 .points td.id { white-space: normal; overflow-wrap: anywhere; min-width: 6.5rem; max-width: 14rem; }
 .points td small { display: block; color: var(--soft); font-size: .75rem; line-height: 1.25; }
 .points td.id { position: sticky; left: 0; background: var(--bg); }
 .points tr.front td { background: var(--row); } .points tr.front td.mark { color: var(--front); font-weight: 700; }
+.points tr td.tinted { background: var(--warn); }
+.points tr td.shaded { background: color-mix(in srgb, var(--link) calc(var(--share) * .35), transparent); }
+.points tr td.framed { box-shadow: inset 0 0 0 2px var(--ink); }
 .points tr.lit td, .points tr:target td { box-shadow: inset 0 2px var(--link), inset 0 -2px var(--link); }
 th.group { border-left: 1px solid var(--rule); text-align: left; }
 th.key { min-width: 4rem; }

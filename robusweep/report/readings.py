@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from robusweep.front import UNDER_ATTACK, Objective, Point
+from robusweep.report.mixes import Mixed
 from robusweep.scores import Goal, Rate, pareto_ranks
 from robusweep.spec import canonical_json
 
 WEIGHT = "mix.weight"
+N_BANDS_MOST = 4  # curves with more lines have a band for clean and robust accuracy only
 Measured = Rate | float  # a rate has an interval; seconds have none
 
 
@@ -45,10 +47,16 @@ class WeightCurve:
     trial: int
     params: dict[str, Any]  # without the weight
     points: list[Point]
+    weights: list[float]
 
-    @property
-    def weights(self) -> list[float]:
-        return [float(point.params[WEIGHT]) for point in self.points]
+
+@dataclass(frozen=True)
+class Line:
+    """One rate along a curve; None at a point that has no such rate."""
+
+    name: str
+    rates: list[Rate | None]
+    is_held_out: bool = False
 
 
 def axes_of(objectives: Sequence[Objective]) -> tuple[Axis, Axis]:
@@ -133,31 +141,52 @@ def held_out_names(points: Sequence[Point]) -> list[str]:
     return list(dict.fromkeys(name for point in points for name in point.held_out))
 
 
-def weight_curves(points: Sequence[Point]) -> list[WeightCurve]:
-    """One curve for each trained configuration that was scored at two or more mixing weights, by trial number."""
-    groups: dict[tuple[int, str], list[Point]] = {}
-    for point in points:
-        if isinstance(point.params.get(WEIGHT), int | float):
-            others = {key: value for key, value in point.params.items() if key != WEIGHT}
-            groups.setdefault((point.trial, canonical_json(others)), []).append(point)
+def weight_curves(mixed: Mapping[str, Mixed]) -> list[WeightCurve]:
+    """One curve for each trained configuration that was scored at two or more mixing weights, by trial number.
+
+    The weight is a searched value, or stands in the named block that is one.
+    """
+    groups: dict[tuple[int, str], tuple[dict[str, Any], list[tuple[float, Point]]]] = {}
+    for each in mixed.values():
+        weight, point = each.fixed_weight, each.point
+        if weight is not None:
+            others = {key: value for key, value in point.params.items() if key not in {"mix", WEIGHT}}
+            if "mix" in point.params and each.block.get("space"):
+                others["mix.space"] = each.block["space"]
+            _, members = groups.setdefault((point.trial, canonical_json(others)), (others, []))
+            members.append((weight, point))
     curves = []
-    for (trial, _), members in sorted(groups.items()):
-        members.sort(key=lambda p: float(p.params[WEIGHT]))
-        others = {key: value for key, value in members[0].params.items() if key != WEIGHT}
-        curve = WeightCurve(trial, others, members)
+    for (trial, _), (others, members) in sorted(groups.items(), key=lambda item: item[0]):
+        members.sort(key=lambda member: member[0])
+        curve = WeightCurve(trial, others, [p for _, p in members], [w for w, _ in members])
         if len(set(curve.weights)) > 1:
             curves.append(curve)
     return curves
 
 
-def curve_lines(curve: WeightCurve) -> dict[str, list[Rate]]:
-    """Line name -> its rates along the curve: clean and robust accuracy, then accuracy under each attack."""
-    lines = {
-        "clean accuracy": [p.clean_accuracy for p in curve.points],
-        "robust accuracy": [p.robust_accuracy for p in curve.points],
-    }
+def curve_lines(curve: WeightCurve) -> list[Line]:
+    """Clean and robust accuracy, then the accuracy under each known attack, then under each held-out one."""
+    lines = [
+        Line("clean accuracy", [p.clean_accuracy for p in curve.points]),
+        Line("robust accuracy", [p.robust_accuracy for p in curve.points]),
+    ]
     for name in attack_names(curve.points):
-        axis = Axis(UNDER_ATTACK + name)
-        scores = [p.attacks[name]["accuracy_under_attack"] for p in curve.points]
-        lines[axis.label] = [Rate.model_validate(score) for score in scores]
+        lines.append(Line(Axis(UNDER_ATTACK + name).label, [_under(p.attacks, name) for p in curve.points]))
+    for name in held_out_names(curve.points):
+        rates = [_under(p.held_out, name) for p in curve.points]
+        lines.append(Line(f"{Axis(UNDER_ATTACK + name).label} (held out)", rates, is_held_out=True))
     return lines
+
+
+def line_names(curves: Sequence[WeightCurve]) -> list[str]:
+    """The names of all lines: a line has the same place, and so the same style, on every curve."""
+    return list(dict.fromkeys(line.name for curve in curves for line in curve_lines(curve)))
+
+
+def under_attack(point: Point, attack: str) -> Rate | None:
+    """The accuracy under an attack, known or held out; None where it did not run."""
+    return _under(point.attacks | point.held_out, attack)
+
+
+def _under(scores: Mapping[str, Mapping[str, Any]], attack: str) -> Rate | None:
+    return Rate.model_validate(scores[attack]["accuracy_under_attack"]) if attack in scores else None

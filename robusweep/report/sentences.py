@@ -11,7 +11,7 @@ from robusweep.record import FLAGS, TrialRecord
 from robusweep.report.readings import Measured, axes_of, bounds_of, knee_of, measured
 from robusweep.scores import Rate
 
-KNEE, FRONT, FLAG = "★", "●", "⚑"
+KNEE, FRONT, FLAG, PER_TEXT = "★", "●", "⚑", "◐"
 
 DEFINITIONS = {
     "clean accuracy": "right without any attack / all scored examples",

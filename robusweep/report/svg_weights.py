@@ -6,37 +6,46 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from robusweep.front import Point, short_name
-from robusweep.report.readings import WEIGHT, WeightCurve, curve_lines, weight_curves
+from robusweep.report.mixes import Mixed
+from robusweep.report.readings import N_BANDS_MOST, WEIGHT, Line, WeightCurve, curve_lines, line_names, weight_curves
 from robusweep.report.scale import Scale
 from robusweep.report.svg_front import tooltip
-from robusweep.scores import Rate
 
 WIDTH, HEIGHT = 330, 230
 LEFT, RIGHT, TOP, BOTTOM = 40, 318, 12, 192
 N_OPEN = 12  # further panels are folded away
+N_FEW = 2  # so few panels are drawn larger
 N_ATTACK_STYLES = 5
+ATTACK_MARKS = {
+    "attack0": ((-4, 3), (0, -4), (4, 3)),
+    "attack1": ((-4, 0), (0, -4), (4, 0), (0, 4)),
+    "attack2": ((-4, -3), (0, 4), (4, -3)),
+    "attack3": ((3, -4), (-4, 0), (3, 4)),
+    "attack4": ((-3, -4), (4, 0), (-3, 4)),
+}
 
 
-def weight_panels(points: Sequence[Point], rows: Mapping[str, int]) -> str:
+def weight_panels(mixed: Mapping[str, Mixed], rows: Mapping[str, int]) -> str:
     """All panels on the same scales, or nothing when no configuration was scored at two weights.
 
     ``rows``: point id -> row of the table, which a marker links to.
     """
-    curves = weight_curves(points)
+    curves = weight_curves(mixed)
     if not curves:
         return ""
     lines = [curve_lines(curve) for curve in curves]
-    names = list(dict.fromkeys(name for each in lines for name in each))
-    styles = {name: style_of(i) for i, name in enumerate(names)}
+    held_out = {line.name for each in lines for line in each if line.is_held_out}
+    styles = {name: f"{style_of(i)}{' held' if name in held_out else ''}" for i, name in enumerate(line_names(curves))}
     x = Scale.over((w for curve in curves for w in curve.weights), LEFT, RIGHT, is_rate=False)
-    ends = (end for each in lines for rates in each.values() for r in rates for end in (r.low, r.high))
+    ends = (end for each in lines for line in each for r in line.rates if r for end in (r.low, r.high))
     y = Scale.over(ends, BOTTOM, TOP)
     panels = [_panel(c, each, styles, x, y, rows) for c, each in zip(curves, lines, strict=True)]
     more = ""
     if len(panels) > N_OPEN:
         rest = "".join(panels[N_OPEN:])
         more = f'<details><summary>{len(panels) - N_OPEN} more</summary><div class="panels">{rest}</div></details>'
-    return f'{_legend(styles)}<div class="panels">{"".join(panels[:N_OPEN])}</div>{more}'
+    few = " few" if len(panels) <= N_FEW else ""
+    return f'{_legend(styles)}<div class="panels{few}">{"".join(panels[:N_OPEN])}</div>{more}'
 
 
 def style_of(i: int) -> str:
@@ -55,7 +64,7 @@ def _legend(styles: Mapping[str, str]) -> str:
 
 def _panel(
     curve: WeightCurve,
-    lines: Mapping[str, Sequence[Rate]],
+    lines: Sequence[Line],
     styles: Mapping[str, str],
     x: Scale,
     y: Scale,
@@ -63,8 +72,9 @@ def _panel(
 ) -> str:
     name = escape(short_name(curve.points[0].id, curve.params))
     places = [x(weight) for weight in curve.weights]
-    bands = [_band(places, rates, styles[line], y) for line, rates in lines.items()]
-    paths = [_line(places, rates, styles[line], y) for line, rates in lines.items()]
+    banded = lines if len(styles) <= N_BANDS_MOST else lines[:2]
+    bands = [_band(places, line, styles[line.name], y) for line in banded]
+    paths = [_line(places, line, styles[line.name], y) for line in lines]
     targets = [_target(point, px, rows[point.id]) for point, px in zip(curve.points, places, strict=True)]
     body = "".join([*_grid(x, y), *bands, *paths, *targets])
     return (
@@ -84,14 +94,15 @@ def _grid(x: Scale, y: Scale) -> list[str]:
     return parts
 
 
-def _band(places: Sequence[float], rates: Sequence[Rate], style: str, y: Scale) -> str:
-    upper = [f"{px:.1f} {y(rate.high):.1f}" for px, rate in zip(places, rates, strict=True)]
-    lower = [f"{px:.1f} {y(rate.low):.1f}" for px, rate in zip(places, rates, strict=True)]
+def _band(places: Sequence[float], line: Line, style: str, y: Scale) -> str:
+    there = [(px, rate) for px, rate in zip(places, line.rates, strict=True) if rate]
+    upper = [f"{px:.1f} {y(rate.high):.1f}" for px, rate in there]
+    lower = [f"{px:.1f} {y(rate.low):.1f}" for px, rate in there]
     return f'<path class="band {style}" d="M{"L".join([*upper, *reversed(lower)])}Z"/>'
 
 
-def _line(places: Sequence[float], rates: Sequence[Rate], style: str, y: Scale) -> str:
-    stops = [(px, y(rate.value)) for px, rate in zip(places, rates, strict=True)]
+def _line(places: Sequence[float], line: Line, style: str, y: Scale) -> str:
+    stops = [(px, y(rate.value)) for px, rate in zip(places, line.rates, strict=True) if rate]
     path = "L".join(f"{px:.1f} {py:.1f}" for px, py in stops)
     return f'<path class="line {style}" d="M{path}"/>' + "".join(_marker(style, px, py) for px, py in stops)
 
@@ -101,7 +112,8 @@ def _marker(style: str, px: float, py: float) -> str:
         return f'<circle class="dot clean" cx="{px:.1f}" cy="{py:.1f}" r="3.5"/>'
     if style == "robust":
         return f'<rect class="dot robust" x="{px - 3.5:.1f}" y="{py - 3.5:.1f}" width="7" height="7"/>'
-    return ""
+    corners = "L".join(f"{px + dx:.1f} {py + dy:.1f}" for dx, dy in ATTACK_MARKS[style.split()[0]])
+    return f'<path class="dot {style}" d="M{corners}Z"/>'
 
 
 def _target(point: Point, px: float, row: int) -> str:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from robusweep.front import Point, short_name
-from robusweep.record import AttackScore
+from robusweep.record import AttackScore, PointRecord
 from robusweep.scores import Rate
 from robusweep.spec import digest_of
 
 FRONT_COLOUR, DOMINATED_COLOUR = "#d62728", "#b8c4ce"
 GAP = "robustness_gap"
 CONTRIBUTION = "hypervolume_contribution_percent"
+PER_TEXT, CHOSEN = "robusweep.per_text", "robusweep.chosen_weight"  # tags that only some points have
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,19 @@ def point_metrics(point: Point) -> dict[str, float]:
     }
 
 
+def mixing_metrics(scored: PointRecord) -> dict[str, float]:
+    """``static.<attack>``: right / texts that broke the clean adapter, for an attack of either kind.
+
+    ``unaided.<attack>``: the accuracy under an attack by itself, where texts that break single adapters were tried too.
+    """
+    metrics: dict[str, float] = {}
+    for name, rate in scored.static.items():
+        metrics |= named_rate(f"static.{name}", rate)
+    for name, rate in scored.unaided.items():
+        metrics |= named_rate(f"unaided.{name}", rate)
+    return metrics
+
+
 def shown(value: Any) -> str:
     """A searched value as a param: numbers short and readable as numbers, anything else as JSON."""
     if isinstance(value, float):
@@ -77,8 +91,10 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def point_entry(point: Point, *, sweep_id: str, parent: str, notices: Sequence[str]) -> Entry:
-    """The run of one point below the sweep's run ``parent``."""
+def point_entry(
+    point: Point, *, sweep_id: str, parent: str, notices: Sequence[str], scored: PointRecord | None = None
+) -> Entry:
+    """The run of one point below the sweep's run ``parent``. ``scored``: the point in its trial's record."""
     tags = {
         "mlflow.parentRunId": parent,
         "mlflow.runColor": FRONT_COLOUR if point.pareto else DOMINATED_COLOUR,
@@ -97,10 +113,14 @@ def point_entry(point: Point, *, sweep_id: str, parent: str, notices: Sequence[s
     if point.stopped is not None:
         stopped = point.stopped
         tags["robusweep.stopped"] = f"after {stopped.n_examples} examples by {stopped.by}, p = {stopped.p_value:.2g}"
+    if scored is not None and scored.per_text:
+        tags[PER_TEXT] = "true"
+    if scored is not None and scored.chosen_weight is not None:
+        tags[CHOSEN] = shown(scored.chosen_weight)
     return Entry(
         key=f"{sweep_id}/{point.id}",
         name=short_name(point.id, point.params),
-        metrics=point_metrics(point),
+        metrics=point_metrics(point) | (mixing_metrics(scored) if scored else {}),
         tags=tags | _stand_in(notices),
         params={key: shown(value) for key, value in point.params.items()},
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robusweep.front import Objective, Point
-from robusweep.record import TrialRecord
+from robusweep.record import PointRecord, TrialRecord
 from robusweep.tracking.entries import CONTRIBUTION, point_entry, sweep_entry
 from robusweep.tracking.note import sweep_note
 from robusweep.tracking.store import is_server, opened, store_uri
@@ -50,12 +50,13 @@ def sync(
     files = _files(artifacts, records, recipe_yaml)
     with opened(uri) as client:
         folder = None if is_server(uri) else root.resolve() / "mlruns" / name
-        experiment = _experiment(client, name, folder, view_tags(points, objectives))
+        experiment = _experiment(client, name, folder, view_tags(points, objectives, records))
         writer = Writer(client, experiment, sweep_id)
         sweep = sweep_entry(name, sweep_id, notices)
         parent = writer.run(sweep)
         volume = _volume(writer, sweep_id, points, objectives)
-        run_ids = _write_points(writer, sweep_id, points, volume, notices)
+        scored = {point.id: point for record in records for point in record.points}
+        run_ids = _write_points(writer, sweep_id, points, scored, volume, notices)
         writer.upload(sweep_id, files)
 
         curve: list[tuple[str, int, float]] = []
@@ -101,14 +102,19 @@ def _volume(writer: Writer, sweep_id: str, points: Sequence[Point], objectives: 
 
 
 def _write_points(
-    writer: Writer, sweep_id: str, points: Sequence[Point], volume: Volume | None, notices: Sequence[str]
+    writer: Writer,
+    sweep_id: str,
+    points: Sequence[Point],
+    scored: Mapping[str, PointRecord],
+    volume: Volume | None,
+    notices: Sequence[str],
 ) -> dict[str, str]:
     """One run for each point, ended at once; point id -> run id."""
     parent = writer.runs[sweep_id].info.run_id
     lost = volume.contributions() if volume is not None else {}
     run_ids: dict[str, str] = {}
     for point in points:
-        entry = point_entry(point, sweep_id=sweep_id, parent=parent, notices=notices)
+        entry = point_entry(point, sweep_id=sweep_id, parent=parent, notices=notices, scored=scored.get(point.id))
         # A metric can't be taken back: a point that has left the front says 0 from then on.
         if point.id in lost and (point.pareto or writer.has_metric(entry.key, CONTRIBUTION)):
             entry.metrics[CONTRIBUTION] = lost[point.id]

@@ -8,12 +8,14 @@ from typing import Any
 from urllib.parse import quote
 
 from robusweep.front import Objective, Point
-from robusweep.tracking.entries import CONTRIBUTION, GAP
+from robusweep.record import TrialRecord
+from robusweep.tracking.entries import CHOSEN, CONTRIBUTION, GAP, PER_TEXT
 
 VIEW, FRONT = "pareto", "front"  # names of the two saved views
 N_CONTOUR = 5  # values of the second param below which a contour would be made up
 SECTION = "robusweep-main"
 N_AXES = 8  # searched params that are shown; more fit neither the parallel axes nor the table
+TAGS = ("robusweep.pareto", "robusweep.knee", "robusweep.flags")  # that every point has
 FRONT_FILTER = "tags.\"robusweep.pareto\" = 'true'"
 POINT_FILTER = "tags.\"robusweep.kind\" = 'point'"
 
@@ -38,10 +40,13 @@ def run_link(experiment_id: str, run_id: str) -> str:
     return f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
-def view_tags(points: Sequence[Point], objectives: Sequence[Objective]) -> dict[str, str]:
+def view_tags(
+    points: Sequence[Point], objectives: Sequence[Objective], records: Sequence[TrialRecord] = ()
+) -> dict[str, str]:
     """The experiment tags that hold the saved views. Their format is MLflow's own and undocumented (3.17).
 
-    MLflow ignores what it does not know, so another version shows at worst its automatic charts.
+    MLflow ignores what it does not know, so another version shows at worst its automatic charts. ``records`` tell
+    which tags that few points have are worth a column.
     """
     params = _varied(points)[:N_AXES]
     metrics = list(dict.fromkeys(["clean_accuracy", "robust_accuracy", *(o.metric for o in objectives)]))
@@ -53,7 +58,7 @@ def view_tags(points: Sequence[Point], objectives: Sequence[Objective]) -> dict[
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [*columns, "tags.`robusweep.pareto`", "tags.`robusweep.knee`", "tags.`robusweep.flags`"],
+        "selectedColumns": [*columns, *(f"tags.`{tag}`" for tag in (*TAGS, *_rare_tags(records)))],
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],
@@ -76,6 +81,12 @@ def view_tags(points: Sequence[Point], objectives: Sequence[Objective]) -> dict[
         f"mlflow.sharedViewState.{name}": json.dumps(state | {"searchFilter": text}, separators=(",", ":"))
         for name, text in filters.items()
     }
+
+
+def _rare_tags(records: Sequence[TrialRecord]) -> list[str]:
+    scored = [point for record in records for point in record.points]
+    per_text = [PER_TEXT] if any(point.per_text for point in scored) else []
+    return per_text + ([CHOSEN] if any(point.chosen_weight is not None for point in scored) else [])
 
 
 def _varied(points: Sequence[Point]) -> list[str]:

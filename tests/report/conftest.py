@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from robusweep.front import Objective, Point, assess
-from robusweep.record import AdapterRecord, AttackScore, PointRecord, StandIn, TrialRecord
+from robusweep.record import AdapterRecord, AttackScore, PointRecord, StandIn, TrialRecord, WeightProfile
 from robusweep.scores import Rate
 
 TWO = [Objective(metric="clean_accuracy"), Objective(metric="robust_accuracy")]
@@ -82,6 +82,73 @@ def trial(number: int, params: dict[str, Any], ceiling: float, weights: list[flo
         seconds={"data": 3.1, "model": 2.2, "train": 285.0 + number},
         environment={"python": "3.11.2", "torch": "2.13.0", "device": "cpu"},
     )
+
+
+BLOCKS: dict[str, dict[str, Any]] = {
+    "clean": {"kind": "adpmixup", "weight": 0.0},
+    "half": {"kind": "adpmixup"},
+    "adversarial": {"kind": "adpmixup", "weight": 1},
+    "word_only": {"kind": "adpmixup", "weight": 1.0, "leave_out": 1},
+    "character_only": {"kind": "adpmixup", "weight": 1.0, "leave_out": 0},
+    "chosen": {"kind": "adpmixup", "weighting": "grid_validation"},
+    "ratio": {"kind": "adpmixup", "weighting": "entropy_ratio"},
+    "uniform": {"kind": "uniform"},
+}
+KNOWN, HELD_OUT = ("textfooler", "deepwordbug"), ("pwws",)
+
+
+def per_text() -> dict[str, Any]:
+    """What a point has whose weights depend on the text; ``deepwordbug`` breaks more with the adapters' texts."""
+    names = ["clean", "adversarial.0", "adversarial.1"]
+    weights = {
+        "clean": [[0.9, 0.1, 0.0], [0.75, 0.05, 0.2], [0.0, 0.5, 0.5]],
+        "textfooler": [[0.35, 0.45, 0.2], [0.35, 0.25, 0.4]],
+        "pwws": [[0.05, 0.9, 0.05]],
+    }
+    return {
+        "per_text": True,
+        "unaided": {"textfooler": Rate.of(86, 200), "deepwordbug": Rate.of(101, 200), "pwws": Rate.of(80, 200)},
+        "profiles": {source: WeightProfile.of(names, rows) for source, rows in weights.items()},
+    }
+
+
+@pytest.fixture
+def mixing(report: Callable[..., Report]) -> Report:
+    """One trial whose points are named blocks of the mixer: per-text rules, a chosen weight, adapters left out."""
+    points = []
+    for i, name in enumerate(BLOCKS):
+        kept = {attack: 86 - i - 5 * j for j, attack in enumerate([*KNOWN, *HELD_OUT])}
+        more = per_text() if name == "ratio" else {"chosen_weight": 0.4} if name == "chosen" else {}
+        if name == "ratio":
+            kept = {"textfooler": 86, "deepwordbug": 93, "pwws": 80}
+        points.append(
+            PointRecord(
+                id=f"t000.{i:02d}",
+                params={"mix": name},
+                clean_accuracy=Rate.of(360 - 7 * i, N_CLEAN),
+                robust_accuracy=Rate.of(70 - i, N_ATTACKED),
+                attacks={attack: attack_score(180, kept[attack], 40.0) for attack in KNOWN},
+                held_out={attack: attack_score(180, kept[attack], 40.0) for attack in HELD_OUT},
+                static={
+                    "textfooler": Rate.of(3 * i, 61),
+                    "deepwordbug": Rate.of(4 * i, 73),
+                    "pwws": Rate.of(2 * i, 47),
+                },
+                model_digest=name,
+                **more,
+            )
+        )
+    record = trial(0, {}, 0.3, []).model_copy(
+        update={
+            "points": points,
+            "recipe": {
+                "train": {"kind": "standard"},
+                "adversarial": [{"kind": "augment", "attack": attack} for attack in KNOWN],
+                "mix": {"kind": "adpmixup", "weighting": "fixed", "weight": 0.5, "leave_out": None},
+            },
+        }
+    )
+    return report([record], space={"mix": {"grid": BLOCKS, "after": "training"}})
 
 
 def failed(number: int, error: str) -> TrialRecord:

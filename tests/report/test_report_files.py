@@ -16,6 +16,7 @@ from robusweep.front import Objective, Point
 from robusweep.record import TrialRecord
 from robusweep.report import front_table, markdown_report, write_reports
 from robusweep.report.figures import weight_curves_png
+from robusweep.report.mixes import mixed_points
 from robusweep.report.readings import measured, step_line, value_of, weight_curves
 from robusweep.report.scale import Scale
 from robusweep.report.sentences import overlap_sentence
@@ -59,7 +60,7 @@ def test_without_a_weight_there_are_no_curves(trials: Trials, report: Make, tmp_
     arguments = report(trials(3, None))
     assert write_reports(tmp_path, **arguments)[-1].name == "front.png"
     with pytest.raises(ValueError, match=r"mix\.weight"):
-        weight_curves_png(arguments["points"], tmp_path / "none.png")
+        weight_curves_png(arguments["points"], {}, tmp_path / "none.png")
 
 
 def test_writing_figures_leaves_the_global_backend_alone(sweep: Report, tmp_path: Path) -> None:
@@ -119,8 +120,9 @@ def test_the_step_line_joins_the_front_and_claims_nothing_beyond_it(
 
 
 def test_a_curve_joins_the_weights_of_one_configuration_only(trials: Trials, report: Make) -> None:
-    points = report(trials(4))["points"]
-    curves = weight_curves(points)
+    records = trials(4)
+    points = report(records)["points"]
+    curves = weight_curves(mixed_points(points, records, {}))
     assert len(curves) == 4
     assert sorted(p.id for curve in curves for p in curve.points) == sorted(p.id for p in points)
     for curve in curves:

@@ -154,6 +154,22 @@ def test_a_second_sync_changes_not_one_row(root: Path) -> None:
     assert content(root) == before
 
 
+def test_what_is_told_of_mixing_is_written_once_also_onto_runs_that_lack_it(root: Path) -> None:
+    (plain,) = records(1)
+    more: dict[str, Any] = {"per_text": True, "chosen_weight": 0.4}
+    more |= {"static": {"pwws": Rate.of(7, 20)}, "unaided": {"textfooler": Rate.of(45, 100)}}
+    mixed = plain.model_copy(update={"points": [plain.points[0].model_copy(update=more), *plain.points[1:]]})
+    run_sync(root, [plain])
+    run_sync(root, [mixed])
+    before = content(root)
+    run_sync(root, [mixed])
+    assert content(root) == before
+    told = point_runs(root)["t000.00"].data
+    assert (told.metrics["static.pwws"], told.metrics["unaided.textfooler"]) == (0.35, 0.45)
+    assert (told.tags["robusweep.per_text"], told.tags["robusweep.chosen_weight"]) == ("true", "0.4")
+    assert not any(name.startswith(("static", "unaided")) for name in point_runs(root)["t000.01"].data.metrics)
+
+
 def test_points_are_nested_below_the_sweep_and_named_for_people(root: Path) -> None:
     run_sync(root, records())
     found = point_runs(root)

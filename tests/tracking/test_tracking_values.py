@@ -14,7 +14,7 @@ import pytest
 
 from robusweep.errors import MissingError, UsageError
 from robusweep.front import Objective, Point
-from robusweep.record import AttackScore, Flag, Stopped
+from robusweep.record import AttackScore, Flag, PointRecord, Stopped, TrialRecord
 from robusweep.scores import Rate
 from robusweep.tracking import links, store_uri, ui
 from robusweep.tracking.entries import point_entry, point_metrics
@@ -51,6 +51,26 @@ def a_point(
         knee=False,
         protocol_hash="p",
     )
+
+
+def scored(point: Point, **mixing: Any) -> PointRecord:
+    return PointRecord(
+        id=point.id,
+        params=point.params,
+        clean_accuracy=point.clean_accuracy,
+        robust_accuracy=point.robust_accuracy,
+        attacks={},
+        model_digest="m",
+        **mixing,
+    )
+
+
+MIXING: dict[str, Any] = {
+    "per_text": True,
+    "chosen_weight": 0.4,
+    "static": {"pwws": Rate.of(7, 20)},
+    "unaided": {"textfooler": Rate.of(45, 100)},
+}
 
 
 def test_importing_tracking_loads_no_mlflow() -> None:
@@ -219,3 +239,37 @@ def test_flags_replay_and_a_race_are_tags_of_the_point() -> None:
     assert tags["robusweep.stopped"] == "after 48 examples by t002, p = 1e-07"
     note = sweep_note("7", [doubtful], {"t001": "r"}, [])
     assert "saturated, zero_gradient" in note
+
+
+def test_static_and_unaided_rates_are_metrics_of_their_own_with_their_bounds() -> None:
+    point = a_point(1, 90, 40)
+    plain = point_entry(point, sweep_id="s", parent="p", notices=[]).metrics
+    metrics = point_entry(point, sweep_id="s", parent="p", notices=[], scored=scored(point, **MIXING)).metrics
+    assert {name: metrics[name] for name in plain} == plain
+    assert set(metrics) - set(plain) == {
+        f"{head}{end}.{attack}" for head, attack in (("static", "pwws"), ("unaided", "textfooler"))
+        for end in ("", "_low", "_high")
+    }  # fmt: skip
+    assert metrics["static_low.pwws"] < metrics["static.pwws"] == 0.35 < metrics["static_high.pwws"]
+
+
+def test_mixing_per_text_and_a_chosen_weight_are_tags_where_they_are() -> None:
+    point = a_point(1, 90, 40)
+    tags = point_entry(point, sweep_id="s", parent="p", notices=[], scored=scored(point, **MIXING)).tags
+    assert tags["robusweep.per_text"] == "true"
+    assert tags["robusweep.chosen_weight"] == "0.4"
+    for without in (None, scored(point)):
+        entry = point_entry(point, sweep_id="s", parent="p", notices=[], scored=without)
+        assert entry == point_entry(point, sweep_id="s", parent="p", notices=[])
+        assert {"robusweep.per_text", "robusweep.chosen_weight"} & set(entry.tags) == set()
+
+
+def test_the_saved_views_have_a_column_for_tags_of_mixing_where_a_point_has_them() -> None:
+    point = a_point(1, 90, 40)
+    fields: dict[str, Any] = {"params": {}, "recipe": {}, "recipe_digest": "d"}
+    for mixing, expected in ((MIXING, 2), ({"per_text": True}, 1), ({}, 0)):
+        record = TrialRecord(name="n", number=1, status="complete", points=[scored(point, **mixing)], **fields)
+        for text in view_tags([point], ACCURACIES, [record]).values():
+            columns = json.loads(text)["selectedColumns"]
+            assert len({"tags.`robusweep.per_text`", "tags.`robusweep.chosen_weight`"} & set(columns)) == expected
+        assert (view_tags([point], ACCURACIES, [record]) == view_tags([point], ACCURACIES)) == (expected == 0)
