@@ -27,6 +27,7 @@ from robusweep.mixing import AnyMixer
 from robusweep.recipe import NAME, AnySampler, Recipe, paths_in
 from robusweep.record import write_text
 from robusweep.space import Dimension
+from robusweep.tickets import AnyTicket
 from robusweep.training import AnyTraining
 from robusweep.training.regularisers import AnyRegulariser
 from robusweep.training.updates import AnyUpdate
@@ -34,6 +35,7 @@ from robusweep.yaml_source import KeyPath, Source, load_yaml
 
 FAMILIES: dict[str, Any] = {
     "data": AnyData,
+    "tickets": AnyTicket,
     "adapters": AnyAdapter,
     "methods": AnyTraining,
     "regularisers": AnyRegulariser,

@@ -21,6 +21,7 @@ from robusweep.race import Race
 from robusweep.space import SearchSpace, Value, load_space
 from robusweep.space_check import check_reference, check_space
 from robusweep.spec import Spec, digest_of
+from robusweep.tickets import AnyTicket
 from robusweep.training import AnyTraining
 from robusweep.yaml_source import (
     BlockError,
@@ -174,7 +175,7 @@ class Recipe(Spec):
     data: AnyData
     model: BaseEncoder = BaseEncoder()
     adapter: AnyAdapter
-    ticket: None = None
+    ticket: AnyTicket | None = None
     train: AnyTraining
     adversarial: list[AnyTraining] = []
     mix: AnyMixer | None = None

@@ -253,6 +253,27 @@ class AdapterRecord(Spec):
     reference_seconds: float = 0.0
 
 
+class TicketRecord(Spec):
+    """The ticket of a trial: fractions of heads and neurons kept, and what finding it took.
+
+    ``n_removed``: weights and biases that are gone. Drawn at ``gap``, after ``step`` steps; an online search would have
+    ended after ``stop_step``. ``fallback``: what was drawn because nothing settled. ``distances``: of heads and neurons
+    from each gap to the next. ``search``: steps, passes and seconds, also where the record came from the cache.
+    """
+
+    kind: str
+    head_density: float
+    neuron_density: float
+    n_removed: int
+    gap: int | None = None
+    step: int | None = None
+    stop_step: int | None = None
+    fallback: str | None = None
+    distances: list[list[float]] = []
+    cached: bool = False
+    search: dict[str, Any] = {}
+
+
 class TrialRecord(Spec):
     """One trial, whatever became of it. ``recipe`` is the resolved recipe with the trial's parameters applied."""
 
@@ -266,6 +287,7 @@ class TrialRecord(Spec):
     protocol_hash: str = ""
     data: dict[str, Any] = {}  # name, digest, label names, counts, notes
     stand_ins: list[StandIn] = []
+    ticket: TicketRecord | None = None
     adapters: list[AdapterRecord] = []
     points: list[PointRecord] = []
     seconds: dict[str, float] = {}  # stage -> seconds before scoring; a point holds its own
@@ -275,8 +297,9 @@ class TrialRecord(Spec):
 
     @property
     def train_seconds(self) -> float:
-        """What training the adapters costs, also where they came from the cache."""
-        return sum(adapter.train_seconds + adapter.reference_seconds for adapter in self.adapters)
+        """What finding the ticket and training the adapters costs, also where these came from the cache."""
+        search = self.ticket.search.get("seconds", 0.0) if self.ticket else 0.0
+        return float(search) + sum(adapter.train_seconds + adapter.reference_seconds for adapter in self.adapters)
 
     @property
     def n_trained(self) -> int:

@@ -1,4 +1,4 @@
-"""One trial, top to bottom: data, model, one adapter for each view, mix, attack, score.
+"""One trial, top to bottom: data, model, ticket, one adapter for each view, mix, attack, score.
 
 The order of the stages is written here and nowhere else.
 """
@@ -26,6 +26,7 @@ from robusweep.recipe import Recipe
 from robusweep.record import AdapterRecord, TrialRecord, write_text
 from robusweep.scoring import score
 from robusweep.seeds import derive
+from robusweep.ticketed import with_ticket
 from robusweep.trained import tensors_of, train
 
 T = TypeVar("T")
@@ -69,11 +70,13 @@ def _stages(assignment: Assignment, progress: Progress) -> dict[str, Any]:
     with progress.stage("model"):
         device = model_stage.device_of(recipe.resources.device)
         base = model_stage.load(recipe.model, dataset.label_names, seed=derive(recipe.seed, "head"), device=device)
-        base = replace(base, network=recipe.adapter.host(base.network))
         bf16 = model_stage.uses_bf16(recipe.resources.precision, device)
         identity = model_stage.identity(recipe.model)
     cache = Cache(Path(assignment.root) / "cache")
     ground = Ground(recipe, dataset, base, identity, bf16, cache, progress, assignment.trial_dir)
+    with progress.stage("ticket"):
+        ground, ticket = with_ticket(ground)
+    ground = replace(ground, base=replace(ground.base, network=recipe.adapter.host(ground.base.network)))
 
     views = {"clean": recipe.train} | {f"adversarial.{i}": m for i, m in enumerate(recipe.adversarial)}
     trained = {}
@@ -89,6 +92,7 @@ def _stages(assignment: Assignment, progress: Progress) -> dict[str, Any]:
     return {
         "protocol_hash": protocol_hash,
         "data": _described(dataset),
+        "ticket": ticket.model_dump(mode="json") if ticket else None,
         "adapters": [trained[view].model_dump(mode="json") for view in views],
         "points": [point.model_dump(mode="json") for point in sorted(points, key=lambda p: p.id)],
     }

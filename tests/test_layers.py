@@ -17,7 +17,8 @@ LAYERS = {
     "pick shipped mixture",
     1: "data model adapters tickets training mixing attacks analysis",
     2: "yaml_source recipe space space_check",
-    3: "assignment lent defended ground shipping standalone scoring trained trial tracking evaluate predict",
+    3: "assignment lent defended ground ticketed shipping standalone "
+    "onnx_folder scoring trained trial tracking evaluate predict",
     4: "sweep report catalogue plan compare export",
     5: "cli display __main__",
 }
