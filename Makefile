@@ -24,7 +24,7 @@ run: setup  ## run the main job: the sweep of $(RECIPE)
 	$(BIN)/robusweep run $(RECIPE)
 
 test: setup  ## the tests: offline, on two cores, a few minutes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup  ## end-to-end sweeps on Ray and on the embedded model
 	$(BIN)/python -m pytest -m slow

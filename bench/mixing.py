@@ -6,6 +6,10 @@
 ``lambda``: clean accuracy at one more mixing weight, the mixed weights made and packed included, for LoRA-like adapters
 in all layers (wanted: at most 1.1) and in the top 2 (at most 0.30). It is (11 weights - 1 weight) / 10.
 
+``per_text``: a pass whose adapters are mixed with other weights for each text, beside the same padded pass of the plain
+network; and a text's whole answer under ``entropy_ratio``, a pass of each adapter for the entropies included, beside a
+plain victim's.
+
 One thread. Variants take turns in random order, and times are CPU times of the process. Printed are medians of ratios
 within a round, with their quartiles. ``F`` is one pass of a victim over all texts. Memory that was freed stays with the
 process: otherwise glibc hands large blocks back in mid-pass, or not, as what else lies in the heap has it, and the page
@@ -25,24 +29,37 @@ import ctypes
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robusweep import defended
 from robusweep import model as model_stage
 from robusweep.data import load
 from robusweep.data.rotten_tomatoes import RottenTomatoes
+from robusweep.examples import Row
+from robusweep.mixing import PerText, TrainedSet
 from robusweep.mixing.convex import convex
+from robusweep.mixture import Blend, Factors, Member, folded
 from robusweep.model.shared_trunk import answers_of_all
+from robusweep.model.victim import TOKENS_PER_BATCH, padded_to_longest
 from robusweep.packed import layers_of
+from robusweep.queries import QueryMemory
 
 SEED, RANK = 0, 8
 N_PLAIN = 4  # plain passes that are timed together
 WEIGHTS = [i / 10 for i in range(11)]
 
 Work = Callable[[], object]
+
+
+class Forgetful(QueryMemory):
+    """Remembers nothing."""
+
+    def remember(self, keys: Sequence[bytes], logits: NDArray[np.float32]) -> None: ...
 
 
 class Ground:
@@ -77,6 +94,31 @@ class Ground:
                 new[name] = own[name].detach() + 0.01 * torch.randn(own[name].shape, generator=draws)
             found.append(new)
         return found
+
+    def members(self, n: int) -> list[Member]:
+        """LoRA adapters on query and value of all layers, as factors, with heads."""
+        draws, own = torch.Generator().manual_seed(SEED), dict(self.base.network.named_parameters())
+        maps = [name for name in own if name.endswith(("query.weight", "value.weight"))]
+        found = []
+        for _ in range(n):
+            factors = {}
+            for name in maps:
+                up, down = (torch.randn(size, RANK, generator=draws) for size in own[name].shape)
+                factors[name.removesuffix(".weight")] = Factors(down.T.contiguous(), 0.01 * up)
+            heads = model_stage.head_names(self.base.network)
+            found.append(
+                Member({h: own[h] + 0.01 * torch.randn(own[h].shape, generator=draws) for h in heads}, factors)
+            )
+        return found
+
+    def batches(self) -> list[dict[str, Tensor]]:
+        """All texts, sorted by length, padded, about 2,048 tokens at a time."""
+        rows, found = sorted(self.rows, key=len), list[list[Row]]()
+        for row in rows:
+            if not found or (len(found[-1]) + 1) * len(row) > TOKENS_PER_BATCH["cpu"]:
+                found.append([])
+            found[-1].append(row)
+        return [padded_to_longest(batch, self.base) for batch in found]
 
     def scoring(self, adapters: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Work:
         """The answers to all texts at each weight of the second of two adapters."""
@@ -134,7 +176,44 @@ def price_of_a_weight(ground: Ground, rounds: int) -> None:
     print(f"F: {np.median(f):.3f} CPU-seconds")
 
 
-PARTS: dict[str, Callable[[Ground, int], None]] = {"lambda": price_of_a_weight}
+def price_of_a_mix_per_text(ground: Ground, rounds: int) -> None:
+    """Adapters mixed anew for each text."""
+    batches, dtype = ground.batches(), torch.bfloat16 if ground.bf16 else torch.float32
+    network = model_stage.filled(ground.base, {}).to(dtype).requires_grad_(False)
+    identity = model_stage.identity(model_stage.BaseEncoder(base="minilm_l6"))
+
+    @torch.no_grad()
+    def padded() -> None:
+        for batch in batches:
+            network(**batch)
+
+    works: dict[str, Work] = {"plain": ground.plain, "padded": padded}
+    for m in (1, 3):
+        members = ground.members(1 + m)
+        blend, shares = Blend(network, members), torch.rand(max(len(b["input_ids"]) for b in batches), 1 + m)
+        own = dict(ground.base.network.named_parameters())
+        adapters = TrainedSet(
+            [f"a{i}" for i in range(1 + m)], own, [folded(member, own) for member in members], members, []
+        )
+        rule = PerText(adapters, "entropy_ratio")
+        fast, _ = defended.victims(rule, ground.base, identity, bf16=ground.bf16, memory=lambda _d, _p: Forgetful())
+
+        @torch.no_grad()
+        def mixed(blend: Blend = blend, shares: Tensor = shares) -> None:
+            for batch in batches:
+                blend(shares[: len(batch["input_ids"])].softmax(1), **batch)
+
+        works |= {f"mixed, m = {m}": mixed, f"answered, m = {m}": partial(fast.logits, ground.rows)}
+    seconds = measured(works, rounds=rounds)
+    f = seconds["plain"] / N_PLAIN
+    print(f"{'known attacks':14} {'one mixed pass / padded pass':>30} {'whole answer, in F':>24} {'m + 2':>6}")
+    for m in (1, 3):
+        ratio, whole = seconds[f"mixed, m = {m}"] / seconds["padded"], seconds[f"answered, m = {m}"] / f
+        print(f"m = {m:<10} {shown(ratio):>30} {shown(whole):>24} {m + 2:>6}")
+    print(f"padded pass: {np.median(seconds['padded'] / f):.2f} F")
+
+
+PARTS: dict[str, Callable[[Ground, int], None]] = {"lambda": price_of_a_weight, "per_text": price_of_a_mix_per_text}
 
 
 def main() -> None:

@@ -66,6 +66,8 @@ def resolved(recipe: Recipe) -> tuple[Recipe, list[StandIn]]:
     """
     data, data_stand_in = data_stage.resolve(recipe.data)
     model, model_stand_in = model_stage.resolve(recipe.model)
+    if recipe.mix is not None and recipe.mix.kind == "emulated":
+        model_stage.check_classifier(recipe.mix.large, what="mix.large")
     suite, attack_stand_ins = _resolved_suite(recipe.attacks)
     in_training = _checked_training(recipe, {attack["kind"] for attack in suite["held_out"]})
     found = [data_stand_in, model_stand_in, *attack_stand_ins, *in_training]

@@ -392,7 +392,9 @@ def export(
     pick: Annotated[
         str, typer.Option(help="knee, a point's id, max_robust@clean>=X or max_clean@robust>=X (quote the last two).")
     ] = "knee",
-    form: Annotated[str, typer.Option("--format", help="hf: for transformers. mlflow: for MLflow.")] = "hf",
+    form: Annotated[
+        str, typer.Option("--format", help="hf: for transformers. mlflow: for MLflow. onnx: for ONNX Runtime.")
+    ] = "hf",
     register: Annotated[
         str | None, typer.Option(help="Name in MLflow's model registry; needs --format mlflow.")
     ] = None,
@@ -447,7 +449,7 @@ def predict(
         display.say(f"{'no temperature' if used is None else f'temperature {used:.6g}'}, {classifier.precision}")
         chunks = display.following(classifier(source or texts or []), source, prints=out is None)
         if out is not None:
-            with written(out, names) as write:
+            with written(out, names, classifier.member_names) as write:
                 for chunk in chunks:
                     write(chunk)
             if as_json:
@@ -457,11 +459,30 @@ def predict(
         elif as_json:  # one value, a row at a time: there may be millions
             print(json.dumps({**facts, "predictions": []}, ensure_ascii=False)[:-2])
             for i, prediction in enumerate(p for chunk in chunks for p in chunk):
-                print(f"{',' if i else ''}{json.dumps(row_of(prediction, names), ensure_ascii=False)}")
+                row = row_of(prediction, names, classifier.member_names)
+                print(f"{',' if i else ''}{json.dumps(row, ensure_ascii=False)}")
             print("]}", flush=True)
         else:
             for prediction in (p for chunk in chunks for p in chunk):
                 print(f"{prediction.label}  {max(prediction.probabilities):.4f}  {prediction.text}")
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder of robusweep export, in any format but onnx.")
+    ],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5001,
+    host: Annotated[str, typer.Option(help="Address to listen on. Nobody is asked for a password.")] = "127.0.0.1",
+    max_texts: Annotated[int, typer.Option(min=1, help="A request with more texts is refused.")] = 256,
+    max_characters: Annotated[int, typer.Option(min=1, help="A request with a longer text is refused.")] = 20_000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; each holds the model.")] = 1,
+) -> None:
+    """Answer requests for labels over HTTP, with MLflow's model server, on this machine only."""
+    from robusweep.tracking import serve as start
+
+    limits = {"max_texts": max_texts, "max_characters": max_characters}
+    raise typer.Exit(start(model, host=host, port=port, workers=workers, say=_say, **limits))
 
 
 @app.command()
@@ -517,6 +538,10 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def _print_json(value: Any, *, one_line: bool = False) -> None:
     print(json.dumps(value, indent=None if one_line else 2, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _note(text: str) -> None:

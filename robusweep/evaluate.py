@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import ValidationError
 
+from robusweep import defended
 from robusweep import model as model_stage
 from robusweep.attacks import Attack, Protocol, attack_kinds, protocol_hash, resolve
 from robusweep.attacks.evaluation import Evaluation, OnOutcome, Terms
@@ -24,10 +25,12 @@ from robusweep.data.labelled_files import LabelledFile, row_of
 from robusweep.data.parquet_file import ParquetFile
 from robusweep.errors import MissingError, UsageError, nearest
 from robusweep.examples import Example
+from robusweep.mixing import PerText, System
 from robusweep.model import TextModel
 from robusweep.queries import ANSWERS, QueryMemory
 from robusweep.record import FLAGS, AttackOutcome, AttackScore, Flag, StandIn, robust_accuracy
 from robusweep.scores import Rate
+from robusweep.shipping import opened
 from robusweep.spec import digest_of
 
 FORMATS: dict[str, type[LabelledFile]] = {
@@ -249,7 +252,7 @@ def attack_model(
         say(f"NOTICE {stand_in.notice()}")
     rows, notes = rows_of(question)
     device = model_stage.device_of(question.device)
-    model = model_stage.load_classifier(question.model, device=device, max_tokens=question.max_tokens)
+    model, system, identity = opened(question.model, device=device, max_tokens=question.max_tokens)
     index = label_index(question, rows, model.label_names)
     for note in notes:  # only now: what can't be attacked gets one line, the error
         say(note)
@@ -262,7 +265,12 @@ def attack_model(
             "needed; over-confidence may look robust"
         )
         calibration = []
-    evaluation = _evaluation(question, model, examples, calibration)
+    evaluation = _evaluation(question, model, system, identity, examples, calibration)
+    if isinstance(system, PerText):
+        say(
+            "NOTICE mixing weights depend on the text: each attack aims at the whole, and what breaks single adapters "
+            "is not tried; a sweep's attacks.adaptive does"
+        )
     on_start(evaluation, len(examples))
     outcomes = {attack.kind: evaluation.attack(attack, examples, on_outcome=on_outcome) for attack in attacks}
     suite = {attack.kind: (attack, outcomes[attack.kind]) for attack in attacks}
@@ -347,19 +355,23 @@ def label_index(question: Question, rows: Sequence[Row], label_names: Sequence[s
 
 
 def _evaluation(
-    question: Question, model: TextModel, examples: Sequence[Example], calibration: Sequence[Example]
+    question: Question,
+    model: TextModel,
+    system: System,
+    identity: str,
+    examples: Sequence[Example],
+    calibration: Sequence[Example],
 ) -> Evaluation:
     cache = Cache(question.root / "cache")
     bf16 = model_stage.uses_bf16(question.precision, model.device)
-    identity = model_stage.identity(model_stage.BaseEncoder(base=question.model))
-    digest = model_stage.network_digest(identity, {}, model.max_tokens)
+    digest = defended.digest(system, model, identity)
     terms = Terms(question.protocol, question.seed, bf16, model.device)
 
-    def memory(precision: str) -> QueryMemory:
+    def memory(digest: str, precision: str) -> QueryMemory:
         name = digest_of({"code": ANSWERS, "victim": digest, "precision": precision, **terms.hardware})
         return QueryMemory(cache.root / "queries" / f"{name}.bin")
 
-    fast, exact = model_stage.victims(model, {}, bf16=bf16, memory=memory)
+    fast, exact = defended.victims(system, model, identity, bf16=bf16, memory=memory)
     return Evaluation(
         fast, exact, digest=digest, clean=examples, calibration=calibration or None, terms=terms, cache=cache
     )

@@ -22,13 +22,14 @@ from robusweep.errors import EmptyFrontError, MissingError, StageError, UsageErr
 from robusweep.front import Objective, Point, assess
 from robusweep.mixing import AnyMixer, Fixed, Mixer, System, TrainedSet
 from robusweep.model import TextModel
+from robusweep.onnx_folder import check_packages, onnx_logits, write_onnx
 from robusweep.pick import pick
 from robusweep.recipe import Recipe
 from robusweep.record import AdapterRecord, PointRecord, TrialRecord, read_trial, read_trials, write_json, write_text
 from robusweep.report.card import model_card
 from robusweep.seeds import derive
 from robusweep.shipped import SHIPPED, Shipped
-from robusweep.shipping import code_in, write_model, write_system
+from robusweep.shipping import code_in, is_system, write_model, write_system
 from robusweep.space import SearchSpace
 from robusweep.sweep.status import find_run, read_points
 from robusweep.yaml_source import assign, split_key
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-FORMATS = ("hf", "mlflow")
+FORMATS = ("hf", "mlflow", "onnx")
 N_COMPARED = 200  # validation texts, at most
 LARGEST_DIFFERENCE = 1e-5  # of a logit
 TEXTS_PER_BATCH = 16
@@ -71,6 +72,11 @@ def export(
     for doubt in [*(flag.name for flag in scored.flags), *(["stopped"] if scored.stopped else [])]:
         say(f"NOTICE {scored.id} carries the flag {doubt!r}; the model card says why")
     recipe = _recipe_of(trial)
+    if recipe.ticket is not None:
+        raise UsageError(
+            f"{scored.id} stands on a ticket, and a network with units removed can't be exported yet",
+            hint="its masks and adapters are in the trial's folder",
+        )
     dataset = data_stage.load(recipe.data, recipe.seed)
     if dataset.digest() != trial.data.get("digest"):
         say("NOTICE the data are not what they were: the folder is checked on other texts than the point was scored on")
@@ -88,11 +94,17 @@ def export(
         if isinstance(system, Fixed) and recipe.adapter.folds:
             network = write_model(folder, replace(plain, network=model_stage.filled(plain, system.parameters)))
             difference = _checked_difference(network, base, folder, texts)
+            if form == "onnx":
+                folder = write_onnx(Path(temporary) / "onnx", folder)
+                difference = _checked_onnx(network, base, folder, texts)
+        elif form == "onnx":
+            raise UsageError("--format onnx holds one plain network, and this point is more", hint="--format hf")
         else:
             members = [Member(system.parameters)] if isinstance(system, Fixed) else list(system.adapters.members)
             write_system(folder, system, members, plain, recipe.adapter, temperature=scored.temperature)
             difference = _checked_system(system, recipe, base, folder, texts)
         shipped = Shipped(
+            form="system" if is_system(str(folder)) else "plain",
             run=run_dir.name,
             point=scored.id,
             params=scored.params,
@@ -118,7 +130,7 @@ def export(
             command=command,
         )
         write_json(folder / SHIPPED, shipped.model_dump(mode="json"))
-        write_text(folder / "README.md", model_card(shipped))
+        write_text(folder / "README.md", model_card(shipped, onnx=form == "onnx"))
         if form == "mlflow":
             from robusweep.tracking import save_model
 
@@ -129,8 +141,8 @@ def export(
     if register is not None:
         from robusweep.tracking import register_model, store_uri
 
-        version = register_model(store_uri(root), register, target, tags={"robusweep.point": scored.id})
-        say(f"registered as models:/{register}/{version}; its files stay in {target}")
+        version = register_model(store_uri(root), register, target, root=root, tags={"robusweep.point": scored.id})
+        say(f"registered as models:/{register}/{version}, with a copy of the files")
     return shipped
 
 
@@ -142,6 +154,8 @@ def _check(form: str, register: str | None) -> None:
         )
     if register is not None and form != "mlflow":
         raise UsageError("--register takes a model of MLflow", hint="add --format mlflow")
+    if form == "onnx":
+        check_packages()
 
 
 def _free(out: Path) -> Path:
@@ -298,6 +312,19 @@ def _checked_difference(network: Module, base: TextModel, folder: Path, texts: S
             batch = list(texts[i : i + TEXTS_PER_BATCH])
             found = loaded(**tokenizer(batch, truncation=True, padding=True, return_tensors="pt")).logits
             largest = max(largest, _largest((found - network(**_padded(base, batch)).logits).numpy()))
+    return largest
+
+
+def _checked_onnx(network: Module, base: TextModel, folder: Path, texts: Sequence[str]) -> float:
+    """The largest difference of a logit between ONNX Runtime and the point's network. Raises as for other folders."""
+    import torch
+
+    found, largest = onnx_logits(folder, texts), 0.0
+    with torch.inference_mode():
+        for i in range(0, len(texts), TEXTS_PER_BATCH):
+            batch = slice(i, i + TEXTS_PER_BATCH)
+            expected = network(**_padded(base, texts[batch])).logits.numpy()
+            largest = max(largest, _largest(found[batch] - expected))
     return largest
 
 

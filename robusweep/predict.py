@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import io
 import json
 import os
@@ -17,27 +18,38 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from robusweep import defended
 from robusweep import model as model_stage
 from robusweep.data.jsonl_file import parsed
 from robusweep.data.labelled_files import check_encodable, shown
 from robusweep.errors import MissingError, UsageError, nearest
 from robusweep.examples import Row
+from robusweep.mixing import PerText
 from robusweep.model import Precision, TextModel
+from robusweep.queries import QueryMemory
 from robusweep.shipped import SHIPPED
+from robusweep.shipping import opened
 
 if TYPE_CHECKING:
     from robusweep.model import ModelVictim
 
 CHUNK = 4096  # texts in memory at a time
+# Kernels that oneDNN and PyTorch's binding of it keep for matrix products in bfloat16: one of each for every number of
+# tokens that a batch may hold, 0.28 MB each, 1024 of each by default. A batch needs about a dozen.
+KERNELS_KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A text with its label, and the probability of every class in the order of the model's label names."""
+    """A text with its label, and the probability of every class in the order of the model's label names.
+
+    ``weights``: how much of each adapter answered, where that depends on the text, in the order of ``member_names``.
+    """
 
     text: str
     label: str
     probabilities: tuple[float, ...]
+    weights: tuple[float, ...] | None = None
 
 
 # ------------------------------------------------------------------------------------------------------- texts
@@ -140,19 +152,32 @@ def _column(place: str, column: str, names: Sequence[str]) -> int:
 
 # --------------------------------------------------------------------------------------------------- classifier
 class Classifier:
-    """A model that labels texts. ``temperature``: what its logits are divided by, None for nothing."""
+    """A model that labels texts. ``temperature``: what its logits are divided by, None for nothing.
+
+    ``member_names``: the adapters that are weighted for each text; none where all texts have the same weights.
+    """
 
     def __init__(
-        self, model: TextModel, victim: ModelVictim, *, temperature: float | None, n_tokens: int | None, precision: str
+        self,
+        model: TextModel,
+        victim: ModelVictim,
+        *,
+        temperature: float | None,
+        n_tokens: int | None,
+        precision: str,
+        member_names: Sequence[str] = (),
     ) -> None:
         self.label_names, self.temperature, self.precision = model.label_names, temperature, precision
+        self.member_names = tuple(member_names)
         self._victim, self._n_tokens = victim.tempered(temperature), n_tokens
 
     def __call__(self, texts: Iterable[str]) -> Iterator[list[Prediction]]:
         """Predictions in the order of the texts, at most ``CHUNK`` at a time; no more texts are read than that."""
         rest = iter(texts)
         while chunk := list(islice(rest, CHUNK)):
-            yield self._predicted(chunk)
+            found = self._predicted(chunk)
+            _give_memory_back()
+            yield found
 
     def _predicted(self, texts: Sequence[str]) -> list[Prediction]:
         victim = self._victim.forgetful()  # what is remembered goes with the chunk
@@ -164,7 +189,19 @@ class Classifier:
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares = (powers / powers.sum(axis=1, keepdims=True)).tolist()
         labels = [self.label_names[i] for i in logits.argmax(axis=1)]
-        return [Prediction(t, label, tuple(p)) for t, label, p in zip(texts, labels, shares, strict=True)]
+        found = victim.weights(texts) if self.member_names else None
+        weights = [None] * len(texts) if found is None else found.tolist()
+        return [
+            Prediction(text, label, tuple(p), None if w is None else tuple(w))
+            for text, label, p, w in zip(texts, labels, shares, weights, strict=True)
+        ]
+
+
+def _give_memory_back() -> None:
+    """Hand freed memory to the system: batches of ever new sizes leave holes in glibc's heap, more with each chunk."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _batches(rows: Sequence[Row], order: Sequence[int], n_tokens: int | None) -> Iterator[list[int]]:
@@ -203,10 +240,27 @@ def load_classifier(
             raise UsageError(f"--{option} {value!r} (allowed: {', '.join(allowed)})")
     used = temperature_of(model) if temperature else None
     where = model_stage.device_of(device)
-    loaded = model_stage.load_classifier(model, device=where, max_tokens=max_tokens)
+    loaded, system, identity = opened(model, device=where, max_tokens=max_tokens)
     bf16 = model_stage.uses_bf16(precision, where)
-    fast, _ = model_stage.victims(loaded, {}, bf16=bf16)
-    return Classifier(loaded, fast, temperature=used, n_tokens=n_tokens, precision="bf16" if bf16 else "fp32")
+    if bf16 and where == "cpu":
+        _keep_few_kernels()
+    fast, _ = defended.victims(
+        system, loaded, identity, bf16=bf16, memory=lambda _digest, _precision: QueryMemory(capacity=CHUNK)
+    )
+    return Classifier(
+        loaded,
+        fast,
+        temperature=used,
+        n_tokens=n_tokens,
+        precision="bf16" if bf16 else "fp32",
+        member_names=system.adapters.names if isinstance(system, PerText) else (),
+    )
+
+
+def _keep_few_kernels() -> None:
+    """Bound what matrix products in bfloat16 leave in memory, up to 0.6 GB; the first product of a process reads it."""
+    for key, value in KERNELS_KEPT.items():
+        os.environ.setdefault(key, value)
 
 
 def temperature_of(model: str) -> float | None:
@@ -225,9 +279,10 @@ def temperature_of(model: str) -> float | None:
 
 
 # ------------------------------------------------------------------------------------------------------ results
-def as_json(prediction: Prediction, label_names: Sequence[str]) -> dict[str, Any]:
+def as_json(prediction: Prediction, label_names: Sequence[str], member_names: Sequence[str] = ()) -> dict[str, Any]:
     probabilities = dict(zip(label_names, prediction.probabilities, strict=True))
-    return {"text": prediction.text, "label": prediction.label, "probabilities": probabilities}
+    row = {"text": prediction.text, "label": prediction.label, "probabilities": probabilities}
+    return row | ({"weights": dict(zip(member_names, prediction.weights or (), strict=True))} if member_names else {})
 
 
 def check_out(out: Path, source: Path | None) -> None:
@@ -241,12 +296,15 @@ def check_out(out: Path, source: Path | None) -> None:
 
 
 @contextmanager
-def written(out: Path, label_names: Sequence[str]) -> Iterator[Callable[[Sequence[Prediction]], None]]:
+def written(
+    out: Path, label_names: Sequence[str], member_names: Sequence[str] = ()
+) -> Iterator[Callable[[Sequence[Prediction]], None]]:
     """A function that writes more predictions. The file has its name when all are there, and not before."""
     handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            yield _csv_writer(file, label_names) if out.suffix.lower() == ".csv" else _jsonl_writer(file, label_names)
+            writer = _csv_writer if out.suffix.lower() == ".csv" else _jsonl_writer
+            yield writer(file, label_names, member_names)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
@@ -257,11 +315,20 @@ def written(out: Path, label_names: Sequence[str]) -> Iterator[Callable[[Sequenc
         Path(temporary).unlink(missing_ok=True)
 
 
-def _csv_writer(file: TextIO, label_names: Sequence[str]) -> Callable[[Sequence[Prediction]], None]:
+def _csv_writer(
+    file: TextIO, label_names: Sequence[str], member_names: Sequence[str]
+) -> Callable[[Sequence[Prediction]], None]:
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["text", "label", *(f"probability_{name}" for name in label_names)])
-    return lambda more: writer.writerows([p.text, p.label, *p.probabilities] for p in more)
+    shares = [*(f"probability_{name}" for name in label_names), *(f"weight_{name}" for name in member_names)]
+    writer.writerow(["text", "label", *shares])
+    return lambda more: writer.writerows([p.text, p.label, *p.probabilities, *(p.weights or ())] for p in more)
 
 
-def _jsonl_writer(file: TextIO, label_names: Sequence[str]) -> Callable[[Sequence[Prediction]], None]:
-    return lambda more: file.writelines(json.dumps(as_json(p, label_names), ensure_ascii=False) + "\n" for p in more)
+def _jsonl_writer(
+    file: TextIO, label_names: Sequence[str], member_names: Sequence[str]
+) -> Callable[[Sequence[Prediction]], None]:
+    def write(more: Sequence[Prediction]) -> None:
+        rows = (as_json(p, label_names, member_names) for p in more)
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    return write

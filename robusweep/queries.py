@@ -22,10 +22,13 @@ CAPACITY = 2**19  # answers kept in memory: about 200 bytes each
 
 
 class QueryMemory:
-    """Logits [n_classes] by key, a digest of token ids. One victim, one precision, one kind of machine."""
+    """Logits [n_classes] by key, a digest of token ids. One victim, one precision, one kind of machine.
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
+    ``capacity``: answers kept in memory; when there would be more, all are forgotten.
+    """
+
+    def __init__(self, path: Path | None = None, *, capacity: int = CAPACITY) -> None:
+        self._path, self._capacity = path, capacity
         self._known: dict[bytes, NDArray[np.float32]] = {}
         if path is not None and path.is_file():
             self._read(path)
@@ -40,7 +43,7 @@ class QueryMemory:
 
     def remember(self, keys: Sequence[bytes], logits: NDArray[np.float32]) -> None:
         """Keep [n_keys, n_classes]; in the file, too, when this returns."""
-        if len(self._known) + len(keys) > CAPACITY:
+        if len(self._known) + len(keys) > self._capacity:
             self._known.clear()
         self._known.update(zip(keys, logits, strict=True))
         if self._path is not None:

@@ -10,6 +10,7 @@ from robusweep.record import AdapterRecord, PointRecord, StandIn
 from robusweep.spec import Spec
 
 SHIPPED = "robusweep.json"  # its name in the model's folder
+ONNX = "model.onnx"  # the network, where the folder is for ONNX
 
 
 class Shipped(Spec):
@@ -20,6 +21,7 @@ class Shipped(Spec):
     """
 
     schema_version: Literal[1] = 1
+    form: Literal["plain", "system"] = "plain"  # one plain model, or several adapters with code that mixes them
     run: str
     point: str
     params: dict[str, Any]  # of the search

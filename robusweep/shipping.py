@@ -90,7 +90,8 @@ def code_in(folder: Path) -> ModuleType:
         folder / PACKAGE / "__init__.py",
         submodule_search_locations=[str(folder / PACKAGE)],
     )
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
@@ -99,6 +100,18 @@ def code_in(folder: Path) -> ModuleType:
         for name in [name for name in sys.modules if name.partition(".")[0] == spec.name]:
             del sys.modules[name]
     return module
+
+
+def opened(name: str, *, device: str, max_tokens: int = 512) -> tuple[TextModel, System, str]:
+    """(model, system on it, the model's identity) of a trained classifier: a folder, a hub name, or an exported system.
+
+    Raises ``MissingError`` when it can't be read.
+    """
+    if is_system(name):
+        model, system = read_system(Path(name), device=device, max_tokens=max_tokens)
+        return model, system, model_stage.identity(model_stage.BaseEncoder(base=str(Path(name) / "base")))
+    model = model_stage.load_classifier(name, device=device, max_tokens=max_tokens)
+    return model, Fixed({}), model_stage.identity(model_stage.BaseEncoder(base=name))
 
 
 def read_system(folder: Path, *, device: str, max_tokens: int = 512) -> tuple[TextModel, System]:

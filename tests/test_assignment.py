@@ -52,3 +52,23 @@ def test_what_a_named_block_lacks_is_told_before_the_sweep(tmp_path: Path, monke
     monkeypatch.setattr("robusweep.assignment.WORDNET", SimpleNamespace(missing=lambda: "wordnet: pip install it"))
     with pytest.raises(MissingError, match="'ascc' lacks wordnet"):
         resolved_sweep(loaded)
+
+
+def test_a_large_model_that_is_not_here_is_named_by_its_key(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        f"""\
+# A large model.
+version: 1
+name: large
+data: {{kind: csv, path: {tiny}/data.csv, text: text, label: label, n_train: 32, n_validation: 12, n_calibration: 8,
+  n_test: 8}}
+model: {{base: {tiny}/model}}
+adapter: {{kind: lora}}
+train: {{kind: standard}}
+adversarial: [{{kind: pgd, radius: 0.1}}]
+mix: {{kind: emulated, large: ./none}}
+attacks: {{known: [deepwordbug], n_examples: 8}}
+"""
+    )
+    with pytest.raises(MissingError, match=r"mix\.large: there is no folder .*/none"):
+        resolved(load_recipe(tmp_path / "recipe.yaml").recipe)

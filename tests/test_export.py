@@ -280,7 +280,7 @@ def test_a_failed_trial_has_nothing_to_export(run: Path, tmp_path: Path) -> None
         ({"out": "full"}, "exists and is not empty"),
         ({"out": "file"}, "exists and is no folder"),
         ({"out": "file/model"}, "can't be made"),
-        ({"form": "onnx"}, "allowed: hf, mlflow"),
+        ({"form": "onyx"}, "did you mean 'onnx'"),
         ({"form": "mlfow"}, "did you mean 'mlflow'"),
         ({"register": "name"}, "--format mlflow"),
         ({"rule": "t000.03"}, "did you mean 't000.0"),
@@ -365,13 +365,18 @@ def test_the_command_exports_names_itself_in_the_card_and_refuses_a_full_folder(
     assert "is not empty" in capsys.readouterr().err
 
 
-def test_a_model_of_mlflow_gives_the_same_labels_and_is_registered(project: Path, tmp_path: Path) -> None:
-    """Loaded by a process of its own, as ``mlflow models predict`` does, without robusweep."""
+def test_a_model_of_mlflow_gives_the_same_labels_and_is_registered(
+    project: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Loaded by a process of its own, as ``mlflow models predict`` does, without robusweep; the folder has moved."""
     heard: list[str] = []
     export(project, "lora", "t000.01", out=tmp_path / "mlflow", form="mlflow", register="news", say=heard.append)
+    assert "artifacts" not in capfd.readouterr().err  # no bars
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow"]
     assert not list((tmp_path / "mlflow").rglob("*.pkl"))
-    assert heard[-1].startswith("registered as models:/news/1")
+    assert heard[-1] == "registered as models:/news/1, with a copy of the files"
+    assert list((project / "mlruns/robusweep.registered").rglob("MLmodel"))
+    (tmp_path / "mlflow").rename(tmp_path / "moved")
     code = (
         "import json, sys, mlflow, pandas as pd\n"
         f"mlflow.set_tracking_uri('sqlite:///{project / 'mlflow.db'}')\n"
@@ -384,9 +389,61 @@ def test_a_model_of_mlflow_gives_the_same_labels_and_is_registered(project: Path
     )
     assert ended.returncode == 0, ended.stderr
     rows = json.loads(ended.stdout)
-    (inner,) = (path.parent for path in (tmp_path / "mlflow").rglob("robusweep.json"))
+    (inner,) = (path.parent for path in (tmp_path / "moved").rglob("robusweep.json"))
     plain = plain_logits(inner)
     logits = np.array(plain["logits"]) / json.loads((inner / "robusweep.json").read_text())["temperature"]
     assert [row["label"] for row in rows] == [plain["names"][str(i)] for i in logits.argmax(1)]
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert np.abs(shares[:, 1] - [row["probability_good"] for row in rows]).max() < 1e-5
+
+
+# --------------------------------------------------------------------------------------------------------- onnx
+def test_a_folder_for_onnx_answers_as_the_trained_point_did_for_any_number_and_length_of_texts(
+    project: Path, tmp_path: Path
+) -> None:
+    """Run as the model card says, without torch."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    out = tmp_path / "onnx"
+    shipped = export(project, "lora", "t000.01", out=out, form="onnx")
+    assert shipped.largest_difference <= 1e-5
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+    files = {path.name for path in out.iterdir()}
+    assert {"model.onnx", "tokenizer.json", "tokenizer_config.json", "config.json", "robusweep.json"} <= files
+    assert not [name for name in files if name.endswith((".safetensors", ".bin", ".data"))]
+    (code,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    code = "import json, sys\n" + code.replace("FOLDER", str(out)).replace('["a text"]', "json.loads(sys.argv[1])")
+    code += "print(json.dumps(logits.tolist()))\nassert 'torch' not in sys.modules\n"
+    expected = trained_logits(project, "lora", 1)
+    for i, texts in enumerate([TEXTS, *([text] for text in TEXTS)]):
+        ended = subprocess.run(
+            [sys.executable, "-c", code.replace("import json, sys", "import json, sys\nsys.modules['torch'] = None")
+             .replace("assert 'torch' not in sys.modules", ""), json.dumps(texts)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        right = expected if i == 0 else expected[i - 1 : i]
+        assert np.abs(np.array(json.loads(ended.stdout)) - right).max() <= 1e-5
+
+
+def test_a_folder_for_onnx_that_answers_otherwise_is_refused(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from robusweep import export as stage
+
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(stage, "onnx_logits", lambda _folder, texts: np.zeros((len(texts), 2), dtype=np.float32))
+    with pytest.raises(StageError, match="answers otherwise"):
+        export(project, "lora", out=tmp_path / "onnx", form="onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_without_its_packages_is_refused_with_the_command_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from robusweep import onnx_folder
+
+    monkeypatch.setattr(onnx_folder, "PACKAGES", ("no_such_package",))
+    with pytest.raises(MissingError, match=r"needs no_such_package") as raised:
+        export(tmp_path, "none", out=tmp_path / "onnx", form="onnx")
+    assert "pip install" in str(raised.value.hint)

@@ -15,8 +15,10 @@ from pydantic import TypeAdapter
 from robusweep import data, defended
 from robusweep import model as model_stage
 from robusweep.assignment import PointPlan, single_assignment
+from robusweep.evaluate import attack_model, question_of
 from robusweep.export import export
 from robusweep.mixing import AnyMixer
+from robusweep.predict import load_classifier
 from robusweep.recipe import load_recipe
 from robusweep.record import PointRecord, TrialRecord, read_outcomes, write_json
 from robusweep.shipping import read_system
@@ -154,6 +156,10 @@ def test_a_system_of_several_adapters_leaves_with_code_of_its_own_and_answers_th
     folder, record = trial
     shipped = export(folder.parents[3], "mixed", name, out=tmp_path / "model")
     assert shipped.largest_difference <= 1e-5
+    card = (tmp_path / "model/README.md").read_text()
+    assert "from robusweep_model import load" in card
+    assert "folded into the weights" not in card
+    assert ("without texts that break single adapters" in card) is (name != "logits")
     ended = subprocess.run(
         [sys.executable, "-c", ASK, str(tmp_path / "model"), json.dumps(TEXTS)],
         capture_output=True,
@@ -173,6 +179,26 @@ def test_a_system_of_several_adapters_leaves_with_code_of_its_own_and_answers_th
     assert (weights is None) is (mine is None) is (name == "logits")
     if mine is not None:
         np.testing.assert_allclose(mine, weights, atol=1e-5)
+
+
+def test_predict_and_attack_take_an_exported_system(trial: tuple[Path, TrialRecord], tmp_path: Path) -> None:
+    export(trial[0].parents[3], "mixed", "entropy_ratio", out=tmp_path / "model")
+    classifier = load_classifier(str(tmp_path / "model"), device="cpu", precision="fp32")
+    assert classifier.member_names == ("clean", "adversarial.0", "adversarial.1")
+    (found,) = classifier(TEXTS)
+    assert all(p.weights is not None and abs(sum(p.weights) - 1) < 1e-6 for p in found)
+    base, system = read_system(tmp_path / "model", device="cpu")
+    _, victim = defended.victims(system, base, "as exported", bf16=False)
+    assert [p.label for p in found] == [("bad", "good")[i] for i in victim(TEXTS).argmax(axis=1)]
+
+    (tmp_path / "some.csv").write_text("text,label\nthe film was truly splendid,good\nthe plot was dreadful,bad\n")
+    asked = {"root": tmp_path, "device": "cpu", "precision": "fp32", "calibrate": False}
+    heard: list[str] = []
+    question = question_of(str(tmp_path / "model"), tmp_path / "some.csv", ["deepwordbug"], "standard_v1", [], **asked)
+    answer = attack_model(question, say=heard.append)
+    assert answer.clean_accuracy.n == 2
+    assert len(answer.outcomes["deepwordbug"]) == 2
+    assert any("single adapters is not tried" in text for text in heard)
 
 
 @pytest.mark.parametrize("adapter", ["{kind: pfeiffer, reduction: 4}", "{kind: prefix, length: 3}", "{kind: prompt}"])

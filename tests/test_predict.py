@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,6 +154,72 @@ def test_what_was_asked_is_forgotten_with_its_chunk(classifier: Path, monkeypatc
     found = load_classifier(str(classifier), precision="fp32")
     assert sum(map(len, found(f"film {i}" for i in range(20)))) == 20
     assert len(found._victim._asked._memory) == 0
+
+
+def test_memory_is_given_back_with_every_chunk(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times: list[int] = []
+    monkeypatch.setattr(stage, "CHUNK", 4)
+    monkeypatch.setattr(stage, "_give_memory_back", lambda: times.append(1))
+    chunks = load_classifier(str(classifier), precision="fp32")(TEXTS)
+    assert [(len(chunk), len(times)) for chunk in chunks] == [(4, 1), (4, 2), (4, 3), (3, 4)]
+
+
+def test_the_kernels_of_bfloat16_stay_few_and_the_users_own_numbers_stand(
+    classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in stage.KERNELS_KEPT:
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    load_classifier(str(classifier), precision="fp32", device="cpu")
+    assert not {*stage.KERNELS_KEPT} & {*os.environ}
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    load_classifier(str(classifier), precision="bf16", device="cpu")
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
+    assert os.environ["LRU_CACHE_CAPACITY"] == "7"
+
+
+GROWTH = """
+import json, sys
+from pathlib import Path
+from robusweep import predict
+
+predict.CHUNK, predict.KERNELS_KEPT = 8, json.loads(sys.argv[2])
+found = predict.load_classifier(sys.argv[1], precision="bf16", device="cpu")
+memory = []
+for _ in found(" ".join(["film"] * (1 + i // 8)) for i in range(8 * 64)):  # each chunk has shapes of its own
+    memory.append(int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024)
+print(json.dumps(memory))
+"""
+
+
+def growth(classifier: Path, kept: dict[str, str]) -> float:
+    """MB from the 16th chunk to the 64th, in a process that keeps so many kernels."""
+    ended = subprocess.run(
+        [sys.executable, "-c", GROWTH, str(classifier), json.dumps(kept)], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    memory: list[float] = json.loads(ended.stdout)
+    assert len(memory) == 64
+    return memory[-1] - memory[16]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's account of memory")
+def test_memory_does_not_grow_with_the_shapes_that_were_seen_in_bfloat16(classifier: Path) -> None:
+    assert growth(classifier, stage.KERNELS_KEPT) < 10
+
+
+@pytest.mark.parametrize("name", ["o.csv", "o.jsonl"])
+def test_weights_of_adapters_are_written_where_there_are_any(tmp_path: Path, name: str) -> None:
+    rows = [stage.Prediction("a", "bad", (0.75, 0.25), (0.5, 0.5)), stage.Prediction("b", "good", (0.25, 0.75), (1, 0))]
+    with stage.written(tmp_path / name, ["bad", "good"], ["clean", "adversarial.0"]) as write:
+        write(rows)
+    lines = (tmp_path / name).read_text().splitlines()
+    if name == "o.csv":
+        assert lines[0] == "text,label,probability_bad,probability_good,weight_clean,weight_adversarial.0"
+        assert lines[1] == "a,bad,0.75,0.25,0.5,0.5"
+    else:
+        assert json.loads(lines[1])["weights"] == {"clean": 1, "adversarial.0": 0}
+    assert "weights" not in stage.as_json(stage.Prediction("a", "bad", (1.0, 0.0)), ["bad", "good"])
 
 
 def test_a_file_is_read_while_it_is_asked_for(tmp_path: Path) -> None:

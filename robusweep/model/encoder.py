@@ -68,6 +68,15 @@ def is_model_folder(name: str, *, what: str) -> bool:
     return False
 
 
+def check_classifier(name: str, *, what: str) -> None:
+    """Raises ``MissingError`` for a trained classifier that can't be had; ``what`` names it in the error."""
+    if not (is_model_folder(name, what=what) or in_hub_cache(name) or hub_reachable()):
+        raise MissingError(
+            f"{what}: {name!r} is no folder here, and the model hub can't be reached",
+            hint="give a folder, or fill the hub cache on a connected machine",
+        )
+
+
 def resolve(model: BaseEncoder) -> tuple[BaseEncoder, StandIn | None]:
     """What is really loaded: the model as named, or its stand-in with the reason.
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from robusweep.errors import MissingError
-from robusweep.hub import hub_reachable
-from robusweep.model.encoder import EMBEDDED, BaseEncoder, embedded_folder, in_hub_cache, is_model_folder
+from robusweep.model.encoder import EMBEDDED, BaseEncoder, check_classifier, embedded_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,11 +78,7 @@ def load_classifier(name: str, *, device: str, max_tokens: int = 512) -> TextMod
     """
     from transformers import AutoConfig
 
-    if not (is_model_folder(name, what="MODEL") or in_hub_cache(name) or hub_reachable()):
-        raise MissingError(
-            f"MODEL: {name!r} is no folder here, and the model hub can't be reached",
-            hint="give a folder, or fill the hub cache on a connected machine",
-        )
+    check_classifier(name, what="MODEL")
     with _readable(repr(name)):
         tokenizer, network, found = _read(name, AutoConfig.from_pretrained(name))
     drawn = {*found["missing_keys"], *found["mismatched_keys"]}

@@ -10,19 +10,23 @@ import yaml
 from robusweep.record import FLAGS, AttackScore
 from robusweep.report.sentences import DEFINITIONS, percent
 from robusweep.scores import Rate
-from robusweep.shipped import SHIPPED, Shipped
+from robusweep.shipped import ONNX, SHIPPED, Shipped
 
 
-def model_card(shipped: Shipped) -> str:
-    """Markdown, with the head that model hubs read."""
-    head = {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": ["robusweep"]}
+def model_card(shipped: Shipped, *, onnx: bool = False) -> str:
+    """Markdown, with the head that model hubs read. ``onnx``: the folder holds the network for ONNX."""
+    head = {
+        "library_name": "onnx" if onnx else "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": ["robusweep"],
+    }
     return "\n".join(
         [
             f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
             f"# {shipped.run} {shipped.point}\n",
             *(f"> {stand_in.notice()}\n" for stand_in in shipped.stand_ins),
             *_what(shipped),
-            *_use(shipped),
+            *(_use_of_onnx(shipped) if onnx else _use(shipped)),
             *_scores(shipped),
             *_doubts(shipped),
             *_limits(shipped),
@@ -34,10 +38,7 @@ def model_card(shipped: Shipped) -> str:
 
 def _what(shipped: Shipped) -> Iterator[str]:
     n_labels = len(shipped.label_names)
-    yield (
-        f"A text classifier of {n_labels} classes, trained and attacked by robusweep. The adapters are folded into "
-        "the weights: this is a plain sequence classifier of `transformers`, and robusweep is not needed to run it.\n"
-    )
+    yield f"A text classifier of {n_labels} classes, trained and attacked by robusweep. {_form(shipped)}\n"
     counts = ", ".join(f"{n} {split}" for split, n in shipped.data.get("n", {}).items())
     yield _table(
         ["what", "is"],
@@ -51,9 +52,61 @@ def _what(shipped: Shipped) -> Iterator[str]:
     )
 
 
-def _use(shipped: Shipped) -> Iterator[str]:
+def _form(shipped: Shipped) -> str:
+    if shipped.form == "plain":
+        return (
+            "The adapters are folded into the weights: this is a plain sequence classifier of `transformers`, and "
+            "robusweep is not needed to run it."
+        )
+    how = "their weights are mixed anew for each text" if shipped.scores.per_text else "they are no plain weights"
+    return (
+        f"It is a base model with adapters beside it: {how}. The folder holds the code that runs it, which needs "
+        "`torch`, `transformers` and `safetensors`, and no robusweep."
+    )
+
+
+def _use_of_onnx(shipped: Shipped) -> Iterator[str]:
     t = shipped.temperature
     yield "## Use\n"
+    yield (
+        f"The network is `{ONNX}`: `input_ids` and `attention_mask` [texts, tokens] in, `logits` [texts, classes] out, "
+        "for any number of texts and tokens. It needs `onnxruntime`; the tokenizer is one of `transformers`.\n"
+    )
+    yield (
+        "```python\n"
+        "import onnxruntime\nfrom transformers import AutoTokenizer\n\n"
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n'
+        f'session = onnxruntime.InferenceSession("FOLDER/{ONNX}", providers=["CPUExecutionProvider"])\n'
+        'batch = tokenizer(["a text"], truncation=True, padding=True, return_tensors="np")\n'
+        '(logits,) = session.run(None, {name: batch[name] for name in ("input_ids", "attention_mask")})\n'
+        "```\n"
+    )
+    if t is None:
+        yield "No temperature was fitted: probabilities may be over-confident.\n"
+    else:
+        yield (
+            f"The calibration temperature is {t!r} (`{SHIPPED}`): probabilities are softmax(logits / {t:.6g}). The "
+            "network gives the logits of training, **not** divided by it. Dividing never changes the label.\n"
+        )
+
+
+def _use(shipped: Shipped) -> Iterator[str]:
+    yield "## Use\n"
+    if shipped.form == "system":
+        yield (
+            "```python\n"
+            "import sys\n\n"
+            'sys.path.insert(0, "FOLDER")\n'
+            "from robusweep_model import load\n\n"
+            'labels, probabilities, weights = load("FOLDER")(["a text"])\n'
+            "```\n"
+        )
+        yield (
+            "`weights` are those of the adapters for each text, or None where all texts have the same. "
+            f"{_temperature_said(shipped)} `robusweep predict FOLDER` does the same for files.\n"
+        )
+        return
+    t = shipped.temperature
     yield (
         "```python\n"
         "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
@@ -73,6 +126,13 @@ def _use(shipped: Shipped) -> Iterator[str]:
         )
 
 
+def _temperature_said(shipped: Shipped) -> str:
+    t = shipped.temperature
+    if t is None:
+        return "No temperature was fitted: probabilities may be over-confident."
+    return f"Probabilities are of logits divided by the calibration temperature {t:.6g}."
+
+
 def _scores(shipped: Shipped) -> Iterator[str]:
     scores = shipped.scores
     rows = [
@@ -80,6 +140,11 @@ def _scores(shipped: Shipped) -> Iterator[str]:
         _row("robust accuracy, under all known attacks", scores.robust_accuracy),
         *_attack_rows("known", scores.attacks),
         *_attack_rows("held out", scores.held_out),
+        *(
+            _row(f"accuracy under {name}, without texts that break single adapters", rate)
+            for name, rate in scores.unaided.items()
+        ),
+        *(_row(f"right on texts with which {name} broke the clean adapter", r) for name, r in scores.static.items()),
     ]
     yield "## Scores\n"
     yield _table(["measure", "value, 95 % interval", "n"], rows)

@@ -21,6 +21,8 @@ SMALL = [
     "attacks.n_examples=4",
     "train.n_epochs=2",
     "adversarial.0.n_epochs=1",
+    "adversarial.1.n_epochs=2",
+    "adversarial.2.n_epochs=2",
     "search.budget.n_trials=2",
 ]
 
@@ -40,22 +42,23 @@ def command(verb: str, *arguments: str, root: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1] if verb == "run" else done.stdout), done.stderr
 
 
-def test_the_main_job_trains_twice_a_configuration_and_mlflow_shows_every_point(tmp_path: Path) -> None:
+def test_the_main_job_trains_one_adapter_for_each_view_and_mlflow_shows_every_point(tmp_path: Path) -> None:
     recipe = "recipes/agnews_mixup.yaml"
     done, said = command("run", recipe, *SMALL, root=tmp_path)
     assert "stand-in for data" in said
     assert "stand-in for model" in said
     assert done["n_trials"] == 2
     assert done["n_failed"] == 0
-    assert done["n_points"] % 2 == 0
-    assert done["n_points"] >= 8
+    assert done["n_points"] == 2 * 6  # five fixed weights and a rule, for each of two trained sets
     assert done["knee"]["id"] in {point["id"] for point in done["front"]}
 
     records = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("runs/*/trials/*/record.json"))]
     trained = [a for record in records for a in record["adapters"] if not a["cached"]]
     assert len(trained) == len({a["cache_key"] for record in records for a in record["adapters"]})
     assert len(trained) == len(list(tmp_path.glob("cache/train/*/manifest.json")))
-    assert 3 <= len(trained) <= 4  # two adversarial adapters, and one clean one for each rank that was drawn
+    assert len(trained) == 2 * (1 + 3)  # both ranks: a clean adapter and one for each of three views, whatever is mixed
+    assert [len(record["points"]) for record in records] == [6, 6]
+    assert [point["per_text"] for point in records[0]["points"]] == [False] * 5 + [True]
 
     from mlflow import MlflowClient
 
