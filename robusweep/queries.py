@@ -27,8 +27,8 @@ class QueryMemory:
     ``capacity``: answers kept in memory; when there would be more, all are forgotten.
     """
 
-    def __init__(self, path: Path | None = None, *, capacity: int = CAPACITY) -> None:
-        self._path, self._capacity = path, capacity
+    def __init__(self, path: Path | None = None, *, capacity: int | None = None) -> None:
+        self._path, self._capacity = path, capacity or CAPACITY
         self._known: dict[bytes, NDArray[np.float32]] = {}
         if path is not None and path.is_file():
             self._read(path)

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from robusweep import data, defended
 from robusweep import model as model_stage
 from robusweep.assignment import PointPlan, single_assignment
+from robusweep.errors import UsageError
 from robusweep.evaluate import attack_model, question_of
 from robusweep.export import export
 from robusweep.mixing import AnyMixer
@@ -22,6 +23,7 @@ from robusweep.predict import load_classifier
 from robusweep.recipe import load_recipe
 from robusweep.record import PointRecord, TrialRecord, read_outcomes, write_json
 from robusweep.shipping import read_system
+from robusweep.tracking.store import opened
 from robusweep.trial import run_trial
 
 OPTIMISER = "n_epochs: 6, learning_rate: 2.0e-2, batch_size: 8"
@@ -199,6 +201,26 @@ def test_predict_and_attack_take_an_exported_system(trial: tuple[Path, TrialReco
     assert answer.clean_accuracy.n == 2
     assert len(answer.outcomes["deepwordbug"]) == 2
     assert any("single adapters is not tried" in text for text in heard)
+
+
+def test_mlflow_takes_an_exported_system_with_its_weights_and_onnx_does_not(
+    trial: tuple[Path, TrialRecord], tmp_path: Path
+) -> None:
+    root, texts = trial[0].parents[3], ["the film was truly splendid", "dreadful"]
+    export(root, "mixed", "entropy_ratio", out=tmp_path / "mlflow", form="mlflow")
+    (inner,) = (path.parent for path in (tmp_path / "mlflow").rglob("robusweep.json"))
+    (right,) = load_classifier(str(inner), precision="fp32")(texts)
+    with opened(f"sqlite:///{tmp_path / 'mlflow.db'}"):
+        from mlflow import pyfunc
+
+        table = pyfunc.load_model(str(tmp_path / "mlflow")).predict([{"text": text} for text in texts])
+    assert list(table["label"]) == [p.label for p in right]
+    for name, attribute in (("probability_good", "probabilities"), ("weight_clean", "weights")):
+        place = 1 if name == "probability_good" else 0
+        assert np.abs(table[name] - [getattr(p, attribute)[place] for p in right]).max() < 1e-5
+    with pytest.raises(UsageError, match="one plain network"):
+        export(root, "mixed", "entropy_ratio", out=tmp_path / "onnx", form="onnx")
+    assert not (tmp_path / "onnx").exists()
 
 
 @pytest.mark.parametrize("adapter", ["{kind: pfeiffer, reduction: 4}", "{kind: prefix, length: 3}", "{kind: prompt}"])

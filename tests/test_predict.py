@@ -186,7 +186,7 @@ from robusweep import predict
 predict.CHUNK, predict.KERNELS_KEPT = 8, json.loads(sys.argv[2])
 found = predict.load_classifier(sys.argv[1], precision="bf16", device="cpu")
 memory = []
-for _ in found(" ".join(["film"] * (1 + i // 8)) for i in range(8 * 64)):  # each chunk has shapes of its own
+for _ in found(" ".join(["film"] * (40 + i // 8)) for i in range(8 * 64)):  # each chunk has shapes of its own
     memory.append(int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024)
 print(json.dumps(memory))
 """

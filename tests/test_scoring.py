@@ -76,7 +76,7 @@ def scored(
         ),
     )
     ground = SimpleNamespace(
-        recipe=SimpleNamespace(attacks=attacks),
+        recipe=SimpleNamespace(attacks=attacks, adapter=SimpleNamespace()),
         dataset=SimpleNamespace(validation=EXAMPLES),
         folder=folder,
         progress=SimpleNamespace(say=lambda _text: None, stage=_no_stage),

@@ -158,8 +158,8 @@ def test_a_cache_key_holds_what_a_method_reads_and_no_more(project: Path, tmp_pa
     assert [a.cached for a in other.adapters] == [True, False]
     keys = {name: json.loads((tmp_path / "cache/train" / name / "manifest.json").read_text())["key"]
             for name in (a.cache_key for a in [*plain.adapters, *other.adapters])}  # fmt: skip
-    held = [set(key) & {"lexicon", "attack", "validation"} for key in keys.values()]
-    assert held == [set(), {"lexicon"}, {"attack"}]
+    held = [set(key) & {"lexicon", "attacks", "validation"} for key in keys.values()]
+    assert held == [set(), {"lexicon"}, {"attacks"}]
 
 
 def refused(project: Path, *overrides: str) -> str:
