@@ -205,7 +205,7 @@ def growth(classifier: Path, kept: dict[str, str]) -> float:
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's account of memory")
 def test_memory_does_not_grow_with_the_shapes_that_were_seen_in_bfloat16(classifier: Path) -> None:
-    assert growth(classifier, stage.KERNELS_KEPT) < 10
+    assert growth(classifier, stage.KERNELS_KEPT) < 50  # MB; 109 where kernels are kept as by default
 
 
 @pytest.mark.parametrize("name", ["o.csv", "o.jsonl"])
