@@ -55,7 +55,7 @@ def test_the_main_job_trains_one_adapter_for_each_view_and_mlflow_shows_every_po
     records = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("runs/*/trials/*/record.json"))]
     keys = {adapter["cache_key"] for record in records for adapter in record["adapters"]}
     assert len(keys) == 2 * (1 + 3)  # both ranks: a clean adapter and one for each of three views, whatever is mixed
-    assert {path.parent.name for path in tmp_path.glob("cache/train/*/manifest.json")} == keys, "nothing else is trained"
+    assert {path.parent.name for path in tmp_path.glob("cache/train/*/manifest.json")} == keys, "nothing else"
     assert [len(record["points"]) for record in records] == [6, 6]
     assert [point["per_text"] for point in records[0]["points"]] == [False] * 5 + [True]
 
