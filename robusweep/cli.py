@@ -376,6 +376,39 @@ def compare(
 
 
 @app.command()
+def gate(
+    name: RunName,
+    expressions: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CONDITION...",
+            help="Such as 'robust_accuracy.low >= 0.4 and clean_accuracy >= 0.9'; all must hold.",
+        ),
+    ],
+    pick: Annotated[
+        str,
+        typer.Option(help="knee, a point's id, max_robust@clean>=X, max_clean@robust>=X; any: some point will do."),
+    ] = "knee",
+    root: Root = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Check conditions on a point of a run, for scripts: exit code 0 when all hold, 5 when one does not."""
+    from dataclasses import asdict
+
+    from robusweep.gate import gate as checked
+    from robusweep.sweep.status import find_run, read_points
+
+    found = checked(read_points(find_run(root, name)), expressions, pick)
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        for row in found.checked:
+            print(f"{found.point}  {'holds' if row.holds else 'FAILS'}  {row.condition}  (it is {row.value:.4g})")
+    if not found.passed:
+        raise typer.Exit(5)
+
+
+@app.command()
 def report(name: RunName, root: Root = HERE) -> None:
     """Write report.html, report.md, report.json and the figures again from the records."""
     from robusweep.sweep.rebuild import rebuild_reports

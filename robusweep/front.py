@@ -77,7 +77,8 @@ def assess(
     full = [i for i, (_, point) in enumerate(rows) if point.stopped is None]
     fully = [values[i] for i in full]
     ranked = dict(zip(full, pareto_ranks(fully, goals), strict=True))
-    ranks = [ranked.get(i, max(ranked.values(), default=0) + 1) for i in range(len(rows))]
+    behind = max(ranked.values(), default=0) + 1
+    ranks = [ranked.get(i, behind) for i in range(len(rows))]
     best = knee(fully, goals)
     at_knee = None if best is None else full[best]
     return [

@@ -168,19 +168,29 @@ def _as_maximised(points: Sequence[Sequence[float]], goals: Sequence[Goal]) -> N
 def pareto_ranks(points: Sequence[Sequence[float]], goals: Sequence[Goal]) -> list[int]:
     """Non-dominated rank of each point, 1 for the front. Equal points share a rank.
 
-    A point dominates another when it is no worse in every objective and better in at least one.
+    A point dominates another when it is no worse in every objective and better in at least one. Points are met in
+    falling order, so that none is dominated by a later one; the first front with nobody who dominates it is found by
+    bisection, since whoever is dominated from one front is dominated from every earlier one (Zhang et al. 2015).
     """
-    values = _as_maximised(points, goals)
-    ranks = np.zeros(len(points), dtype=int)
-    rank = 0
-    while np.any(ranks == 0):
-        rank += 1
-        rest = np.flatnonzero(ranks == 0)
-        left = values[rest]
-        no_worse = np.all(left[None, :, :] >= left[:, None, :], axis=2)
-        better = np.any(left[None, :, :] > left[:, None, :], axis=2)
-        ranks[rest[~np.any(no_worse & better, axis=1)]] = rank
-    return ranks.tolist()
+    if not points:
+        return []
+    unique, places = np.unique(_as_maximised(points, goals), axis=0, return_inverse=True)
+    fronts: list[list[NDArray[np.float64]]] = []
+    ranks = np.zeros(len(unique), dtype=int)
+    for i in range(len(unique) - 1, -1, -1):  # rising in np.unique's order
+        low, high = 0, len(fronts)
+        while low < high:
+            middle = (low + high) // 2
+            if (np.asarray(fronts[middle]) >= unique[i]).all(axis=1).any():
+                low = middle + 1
+            else:
+                high = middle
+        if low == len(fronts):
+            fronts.append([])
+        fronts[low].append(unique[i])
+        ranks[i] = low + 1
+    found: list[int] = ranks[places.reshape(-1)].tolist()
+    return found
 
 
 def knee(points: Sequence[Sequence[float]], goals: Sequence[Goal]) -> int | None:

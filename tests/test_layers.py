@@ -14,7 +14,7 @@ import robusweep
 PACKAGE = Path(robusweep.__file__).parent
 LAYERS = {
     0: "errors spec examples record scores seeds cache queries packed race hub front progress environment reference "
-    "pick shipped mixture",
+    "pick gate shipped mixture",
     1: "data model adapters tickets training mixing attacks analysis",
     2: "yaml_source recipe space space_check",
     3: "assignment lent defended ground ticketed shipping standalone "

@@ -164,6 +164,7 @@ LIGHT = [
     "pareto done --json",
     "compare done/t000.00 done/knee",
     "compare done/t000.00 done/t001.01 --json",
+    "gate done clean_accuracy>=0.1",
     "status done",
     "schema",
     "schema --space",

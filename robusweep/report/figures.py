@@ -12,6 +12,7 @@ from robusweep.report.mixes import Mixed
 from robusweep.report.readings import (
     N_BANDS_MOST,
     WEIGHT,
+    Axis,
     WeightCurve,
     axes_of,
     bounds_of,
@@ -39,8 +40,11 @@ def front_png(points: Sequence[Point], objectives: Sequence[Objective], path: Pa
     figure = _figure(8.0, 5.6)
     plot = figure.add_subplot()
     axes = axes_of(objectives)
-    for point in sorted(points, key=lambda p: p.pareto + p.knee):
-        _draw_point(plot, point, *(measured(point, axis.metric) for axis in axes), n_points=len(points))
+    few = len(points) <= N_CROSSES_MOST
+    for point in sorted((p for p in points if few or p.pareto), key=lambda p: p.pareto + p.knee):
+        _draw_point(plot, point, *(measured(point, axis.metric) for axis in axes), crossed=few)
+    if not few:
+        _draw_dominated(plot, [p for p in points if not p.pareto], axes)
     factors = [100.0 if axis.is_rate else 1.0 for axis in axes]
     corners = step_line(points, objectives)
     plot.plot([a * factors[0] for a, _ in corners], [b * factors[1] for _, b in corners], color=FRONT_RED, zorder=2)
@@ -94,11 +98,17 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _draw_point(plot: Any, point: Point, x: Any, y: Any, *, n_points: int) -> None:
+def _draw_dominated(plot: Any, points: Sequence[Point], axes: Sequence[Axis]) -> None:
+    """Thousands of circles at once."""
+    places = [[value_of(measured(p, a.metric)) * (100.0 if a.is_rate else 1.0) for p in points] for a in axes[:2]]
+    plot.plot(*places, "o", markersize=6, color="white", markeredgecolor=GREY, zorder=3)
+
+
+def _draw_point(plot: Any, point: Point, x: Any, y: Any, *, crossed: bool) -> None:
     factors = [100.0 if not isinstance(reading, float) else 1.0 for reading in (x, y)]
     px, py = value_of(x) * factors[0], value_of(y) * factors[1]
     color = FRONT_RED if point.pareto else GREY
-    if point.pareto or n_points <= N_CROSSES_MOST:
+    if point.pareto or crossed:
         (left, right), (low, high) = bounds_of(x), bounds_of(y)
         style = {"color": color, "alpha": 0.5 if point.pareto else 0.25, "linewidth": 0.8, "zorder": 1}
         plot.plot([left * factors[0], right * factors[0]], [py, py], **style)

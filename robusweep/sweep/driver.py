@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from robusweep.assignment import Assignment, PointPlan, trial_dir, trial_id
 from robusweep.front import Point, assess, metrics_of, with_stand_ins
 from robusweep.recipe import Recipe, SweepPlan
-from robusweep.record import StandIn, TrialRecord, read_trials, write_json, write_text
+from robusweep.record import StandIn, TrialRecord, read_trials, write_text
 from robusweep.scores import metric_value
 from robusweep.sweep.study import Asked, Study
 
@@ -54,6 +54,7 @@ class Driver:
         """
         written = {record.number: record for record in read_trials(self.run_dir)}
         self._waiting: list[Asked] = []
+        self._records = dict(written)  # what lies on disk, which thousands of trials need not read again and again
         for asked in self.study.finished():
             if asked.number not in written:
                 self._waiting.append(asked)
@@ -80,6 +81,7 @@ class Driver:
         else:
             return None
         self._live[asked.number] = asked
+        self._records.pop(asked.number, None)  # of an earlier attempt
         return self._assignment(asked)
 
     def _assignment(self, asked: Asked) -> Assignment:
@@ -117,7 +119,7 @@ class Driver:
         if record is None or not path.is_file():
             record = record or self._lost(asked, error or "the worker ended without a record")
             write_text(path, record.model_dump_json(indent=2) + "\n")
-        self._tell(asked, record)
+        record = self._tell(asked, record)
         outcome = f"{len(record.points)} points" if record.status == "complete" else f"failed: {record.error_kind}"
         self.on_change(f"{trial_id(number)} {outcome}")
 
@@ -135,18 +137,20 @@ class Driver:
             error_kind="WorkerLost",
         )
 
-    def _tell(self, asked: Asked, record: TrialRecord) -> None:
-        """Complete with finite values for every objective, or failed: never anything in between."""
+    def _tell(self, asked: Asked, record: TrialRecord) -> TrialRecord:
+        """Complete with finite values for every objective, or failed: never anything in between. The record as kept."""
         try:
             values = self._values(record) if record.status == "complete" else []
         except ValueError as e:
-            failed = record.model_copy(update={"status": "failed", "error": str(e), "error_kind": "MetricMissing"})
-            write_text(trial_dir(self.root, self.name, asked.number) / "record.json", failed.model_dump_json(indent=2))
+            record = record.model_copy(update={"status": "failed", "error": str(e), "error_kind": "MetricMissing"})
+            write_text(trial_dir(self.root, self.name, asked.number) / "record.json", record.model_dump_json(indent=2))
             values = []
         if values:
             self.study.complete(asked, values)
         else:
             self.study.fail(asked)
+        self._records[asked.number] = record
+        return record
 
     def _values(self, record: TrialRecord) -> list[tuple[str, dict[str, object], list[float] | None]]:
         """Each point's id, parameters and objective values; None for a point that a race has stopped."""
@@ -157,10 +161,12 @@ class Driver:
         return found
 
     def records(self) -> list[TrialRecord]:
-        return read_trials(self.run_dir)
+        """Of all trials that are over, by number."""
+        return [self._records[number] for number in sorted(self._records)]
 
     def points(self, run_ids: dict[str, str] | None = None) -> list[Point]:
         """All points, assessed; also written to ``front.json``."""
         points = assess(self.records(), self.objectives, run_ids)
-        write_json(self.run_dir / "front.json", [point.model_dump(mode="json") for point in points])
+        lines = ",\n".join(point.model_dump_json() for point in points)
+        write_text(self.run_dir / "front.json", f"[\n{lines}\n]\n")
         return points

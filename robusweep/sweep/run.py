@@ -30,6 +30,7 @@ from robusweep.sweep.driver import Driver
 
 Say = Callable[[str], None]
 SYNC_SECONDS = 60.0  # between two writings of reports and MLflow while trials run
+PAUSE = 10  # times as long as writing took, at least, until the next: a tenth of the driver's time, however many points
 
 
 @dataclass(frozen=True)
@@ -112,26 +113,27 @@ class _Projections:
         self._notices = [stand_in.notice() for stand_in in driver.stand_ins]
         self._file = driver.run_dir / "mlflow.json"
         self._run_ids: dict[str, str] = json.loads(self._file.read_text()) if self._file.is_file() else {}
-        self._next = time.monotonic() + SYNC_SECONDS
+        self._next, self._next_front = time.monotonic() + SYNC_SECONDS, 0.0
 
     def changed(self, what: str) -> None:
         """Say what a trial came to and where the sweep stands; write again what was not written for a while."""
-        driver = self._driver
-        began = time.monotonic()
-        if began < self._next:
-            points = driver.points(self._run_ids)
-        else:
+        driver, now, points = self._driver, time.monotonic(), None
+        if now >= self._next:
             points = self.write(finished=False)
-            self._next = time.monotonic() + max(SYNC_SECONDS, 10 * (time.monotonic() - began))
+            self._next = _pause(now, SYNC_SECONDS)
+        elif now >= self._next_front:
+            points = driver.points(self._run_ids)
+            self._next_front = _pause(now, 0.0)
         counts = driver.study.counts()
-        done = f"{counts['complete'] + counts['failed']}/{driver.n_trials} trials"
-        front = f"{len(points)} points, {sum(point.pareto for point in points)} on the front"
-        best = [
-            f"best {label} {max(getattr(point, metric).value for point in points):.3f}"
-            for label, metric in (("clean", "clean_accuracy"), ("robust", "robust_accuracy"))
-            if points
-        ]
-        self._say(" · ".join([done, what, front, *best]))
+        said = [f"{counts['complete'] + counts['failed']}/{driver.n_trials} trials", what]
+        if points is not None:
+            said.append(f"{len(points)} points, {sum(point.pareto for point in points)} on the front")
+            said += [
+                f"best {label} {max(getattr(point, metric).value for point in points):.3f}"
+                for label, metric in (("clean", "clean_accuracy"), ("robust", "robust_accuracy"))
+                if points
+            ]
+        self._say(" · ".join(said))
 
     def write(self, *, finished: bool) -> list[Point]:
         """Write everything; the points come back with their MLflow run ids."""
@@ -178,6 +180,12 @@ class _Projections:
             protocol=driver.recipe.attacks.constraints.model_dump(mode="json"),
             against=against_reference(driver.run_dir, points, values) if values else None,
         )
+
+
+def _pause(began: float, least: float) -> float:
+    """When to write again what was written from ``began`` until now."""
+    now = time.monotonic()
+    return now + max(least, PAUSE * (now - began))
 
 
 def as_yaml(recipe: Recipe) -> str:
