@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,10 +126,34 @@ def point_entry(
     )
 
 
-def sweep_entry(name: str, sweep_id: str, notices: Sequence[str]) -> Entry:
-    """The run of the sweep, before anything is scored."""
+def sweep_entry(name: str, sweep_id: str, notices: Sequence[str], recipe: Mapping[str, Any] | None = None) -> Entry:
+    """The run of the sweep, before anything is scored; what its recipe names are the run's params."""
     tags = {"robusweep.kind": "sweep", "robusweep.sweep": sweep_id, "robusweep.recipe": name}
-    return Entry(key=sweep_id, name=f"{name} {sweep_id[:6]}", metrics={}, tags=tags | _stand_in(notices), params={})
+    return Entry(
+        key=sweep_id,
+        name=f"{name} {sweep_id[:6]}",
+        metrics={},
+        tags=tags | _stand_in(notices),
+        params=_named(recipe or {}),
+    )
+
+
+def _named(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """The kinds that a resolved recipe is made of, by key."""
+    suite = recipe.get("attacks", {})
+    kinds = {
+        "data": [recipe.get("data")],
+        "adapter": [recipe.get("adapter")],
+        "ticket": [recipe.get("ticket")],
+        "train": [recipe.get("train")],
+        "adversarial": recipe.get("adversarial", []),
+        "mix": [recipe.get("mix")],
+        "attacks.known": suite.get("known", []),
+        "attacks.held_out": suite.get("held_out", []),
+    }
+    named = {key: ", ".join(str(block["kind"]) for block in blocks if block) for key, blocks in kinds.items()}
+    named |= {"model": recipe.get("model", {}).get("base", ""), "seed": str(recipe.get("seed", ""))}
+    return {key: value for key, value in named.items() if value}
 
 
 def _stand_in(notices: Sequence[str]) -> dict[str, str]:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from robusweep.front import Objective, Point
 from robusweep.record import PointRecord, TrialRecord
 from robusweep.tracking.entries import CONTRIBUTION, point_entry, sweep_entry
@@ -52,8 +54,10 @@ def sync(
         folder = None if is_server(uri) else root.resolve() / "mlruns" / name
         experiment = _experiment(client, name, folder, view_tags(points, objectives, records))
         writer = Writer(client, experiment, sweep_id)
-        sweep = sweep_entry(name, sweep_id, notices)
+        sweep = sweep_entry(name, sweep_id, notices, yaml.safe_load(recipe_yaml))
         parent = writer.run(sweep)
+        if data := next((record.data for record in records if record.data), None):
+            writer.read_data(sweep_id, data["name"], data["digest"])
         volume = _volume(writer, sweep_id, points, objectives)
         scored = {point.id: point for record in records for point in record.points}
         run_ids = _write_points(writer, sweep_id, points, scored, volume, notices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 KEY, SYNCED, FILES = "robusweep.key", "robusweep.synced", "robusweep.artifacts"
 N_DECIMALS = 6  # what a table can show, and finer than any rate's interval
+N_DIGEST = 36  # characters of a data set's digest; MLflow takes no more
 N_METRICS = 800  # in one batch; MLflow takes at most 1000 metrics, params and tags together
 
 
@@ -90,6 +92,17 @@ class Writer:
                 target.write_bytes(content)
             self.client.log_artifacts(run.info.run_id, folder)
         self.client.set_tag(run.info.run_id, FILES, digest.hexdigest())
+
+    def read_data(self, key: str, name: str, digest: str) -> None:
+        """Note on the run of ``key`` which data it is about, once."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        run = self.runs[key]
+        if any(known.dataset.digest == digest[:N_DIGEST] for known in run.inputs.dataset_inputs):
+            return
+        data = Dataset(name=name, digest=digest[:N_DIGEST], source_type="robusweep", source=json.dumps({"name": name}))
+        used = [DatasetInput(data, tags=[InputTag("mlflow.data.context", "train, validation")])]
+        self.client.log_inputs(run.info.run_id, used)
 
     def has_metric(self, key: str, metric: str) -> bool:
         return key in self.runs and metric in self.runs[key].data.metrics

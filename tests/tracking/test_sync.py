@@ -136,6 +136,7 @@ def content(root: Path) -> list[Any]:
     """Every row that a sync can change."""
     with sqlite3.connect(root / "mlflow.db") as connection:
         tables = ["runs", "metrics", "latest_metrics", "params", "tags", "experiments", "experiment_tags"]
+        tables += ["inputs", "input_tags", "datasets"]
         return [sorted(map(repr, connection.execute(f"SELECT * FROM {table}"))) for table in tables]
 
 
@@ -151,6 +152,21 @@ def test_a_second_sync_changes_not_one_row(root: Path) -> None:
     run_sync(root, records())
     before = content(root)
     run_sync(root, records())
+    assert content(root) == before
+
+
+def test_the_sweep_names_its_data_and_what_its_recipe_is_made_of(root: Path) -> None:
+    recipe = "name: one\nseed: 3\nmodel: {base: mini}\nadversarial: [{kind: pgd}, {kind: vat}]\nticket: null\n"
+    data = {"name": "rotten_tomatoes", "digest": "ab" * 32}
+    trials = [one.model_copy(update={"data": data}) for one in records()]
+    for _ in range(2):
+        run_sync(root, trials, recipe_yaml=recipe)
+    found = sweep_run(root)
+    assert found.data.params == {"adversarial": "pgd, vat", "model": "mini", "seed": "3"}
+    (used,) = found.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("rotten_tomatoes", "ab" * 18)
+    before = content(root)
+    run_sync(root, trials, recipe_yaml=recipe)
     assert content(root) == before
 
 
