@@ -25,7 +25,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import argparse
-import ctypes
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +40,7 @@ from robusweep import model as model_stage
 from robusweep.data import load
 from robusweep.data.rotten_tomatoes import RottenTomatoes
 from robusweep.examples import Row
+from robusweep.memory import keep_freed_memory
 from robusweep.mixing import PerText, TrainedSet
 from robusweep.mixing.convex import convex
 from robusweep.mixture import Blend, Factors, Member, folded
@@ -131,14 +131,6 @@ class Ground:
 
 
 # ------------------------------------------------------------------------------------------- the measurement
-def keep_freed_memory() -> None:
-    """Where the C library is glibc."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
-        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, the most it takes
-
-
 def measured(works: Mapping[str, Work], *, rounds: int) -> dict[str, NDArray[np.float64]]:
     """CPU seconds of each variant by round; the first round warms up and does not count."""
     rng, seconds = random.Random(SEED), {name: list[float]() for name in works}

@@ -27,6 +27,7 @@ from robusweep.attacks.originals import LanguageModel, Never, OriginalRecipe
 from robusweep.attacks.protocol import FOLDER, ChangedProtocol, Protocol
 from robusweep.catalogue import FAMILIES, kinds
 from robusweep.cli import app
+from robusweep.pruning import Pruning
 from robusweep.race import Race
 from robusweep.recipe import Recipe
 from robusweep.record import FLAGS
@@ -52,30 +53,46 @@ MEANINGS = {
     "Ticket.scope": "`global`: the fractions are of all layers together; `layer`: of each one.",
     "Ticket.min_neurons": "Neurons that every layer keeps at least; one head is kept in any case.",
     "Ticket.round_to": "Each layer's number of neurons is raised to a multiple of this.",
-    "EarlyBird.adversary": "How embeddings are perturbed in the search.",
-    "EarlyBird.n_steps": "Steps of the perturbation.",
-    "EarlyBird.step_size": "Length of a step, L2 over a text's tokens.",
-    "EarlyBird.init_magnitude": "Size of the random start.",
-    "EarlyBird.max_norm": "L2 ball around a text's embeddings; null is unbounded.",
+    "Searched.adversary": "How embeddings are perturbed in the search.",
+    "Searched.n_steps": "Steps of the perturbation.",
+    "Searched.step_size": "Length of a step, L2 over a text's tokens.",
+    "Searched.init_magnitude": "Size of the random start.",
+    "Searched.max_norm": "L2 ball around a text's embeddings; null is unbounded.",
+    "Searched.weight_decay": "Of the weights, while they learn; coefficients have none.",
+    "Searched.warmup": "Share of `n_epochs` until the peak of a learning rate; linear decay to 0 follows.",
+    "Searched.max_grad_norm": "Gradients are clipped to this L2 length, those of all that learns together.",
+    "Searched.batch_size": "Texts in a step.",
+    "Searched.batches": "`grouped`: of texts of similar length. `shuffled`: of any.",
+    "Searched.n_epochs": "Length of the learning rate's schedule.",
+    "Searched.gaps_per_epoch": "How often masks are compared.",
     "EarlyBird.l1_heads": "Weight of the sum of the heads' absolute coefficients in the loss.",
     "EarlyBird.l1_neurons": "The same of the neurons'.",
     "EarlyBird.learning_rate": "Peak learning rate of the search.",
     "EarlyBird.coefficient_rate": "A learning rate for the coefficients; null takes the weights'.",
-    "EarlyBird.weight_decay": "Of the weights; coefficients have none.",
-    "EarlyBird.warmup": "Share of `n_epochs` until the peak.",
-    "EarlyBird.max_grad_norm": "Gradients are clipped to this L2 length, weights and coefficients together.",
-    "EarlyBird.batch_size": "Texts in a step.",
-    "EarlyBird.batches": "`grouped`: of texts of similar length. `shuffled`: of any.",
-    "EarlyBird.n_epochs": "Length of the learning rate's schedule.",
     "EarlyBird.max_epochs": "After so many epochs the search ends in any case.",
-    "EarlyBird.gaps_per_epoch": "How often masks are compared.",
     "EarlyBird.threshold": "Masks that differ in a smaller fraction count as settled; null draws after `draw_epoch`.",
     "EarlyBird.window": "Gaps over which they have to be settled.",
     "EarlyBird.take": "Whether the ticket is drawn at the first or the last gap of that window.",
     "EarlyBird.draw_epoch": "Where the ticket is drawn with `threshold: null`.",
+    "RobustTicket.tuning_epochs": "Epochs of plain training of all weights before the search; 0 learns gates on the "
+    "network as it is, whose head is untrained.",
+    "RobustTicket.tuning_rate": "Its peak learning rate.",
+    "RobustTicket.gate_rate": "Peak learning rate of the gates' locations.",
+    "RobustTicket.init_gate": "Every gate without noise, at first.",
+    "RobustTicket.l0": "What the expected share of open gates counts in the loss.",
+    "RobustTicket.l0_start": "Share of the search until it counts.",
+    "RobustTicket.l0_ramp": "Share of the search over which it then grows to `l0`.",
+    "RobustTicket.draw_epoch": "Epochs of the search after which the ticket is drawn; null: at its end.",
     "Recipe.train": "How the clean adapter is trained.",
     "Recipe.adversarial": "One more adapter for each entry. Needs `mix`.",
     "Recipe.mix": "How the adapters become one model. Needs `adversarial`. Null scores the clean adapter.",
+    "Recipe.prune": "What is removed from the mixed network before it is scored; null removes nothing. Needs a mix "
+    "with one set of weights, and an adapter that folds into them.",
+    "Pruning.sparsity": "Share of the weights, or of the heads and of the neurons of each layer, that is removed.",
+    "Pruning.units": "`weights`: single ones, which makes nothing smaller. `structured`: whole heads and neurons.",
+    "Pruning.n_texts": "Training texts that calibrate it, the first ones. At most `data.n_train`.",
+    "Akr.damping": "What holds maps back where texts say little, as a share of the mean square of an input.",
+    "Akr.resolve": "Whether a map is first solved for what it reads behind pruned ones.",
     "Recipe.attacks": "The attacks, and the examples that they run on.",
     "Recipe.search": "The sweep. A recipe without it runs with `robusweep trial`.",
     "Recipe.resources": "Where trials run. Only `precision` and the kind of device can change a number.",
@@ -314,7 +331,7 @@ MEANINGS = {
     "Dimension.integer": "A whole number in [low, high].",
     "Dimension.when": "The dimension exists only where other searched keys have these values.",
     "Dimension.after": "`training`: the value needs no retraining, so one trained set is scored at all of them. "
-    "Only for `mix` and keys below it, and needed there.",
+    "Only for `mix` and `prune` and keys below them, and needed there.",
 }
 
 NAMED_BLOCKS = """\
@@ -541,6 +558,7 @@ def recipe_page() -> str:
         family_section("train.regularisers", kinds(FAMILIES["regularisers"])).replace("One block", "Each a block", 1),
         family_section("train.update", kinds(FAMILIES["updates"])),
         family_section("mix", kinds(FAMILIES["mixers"])),
+        f"## `prune`\n\n{prose(Pruning)}\n" + family_section("prune", kinds(FAMILIES["prunings"])).partition("\n\n")[2],
         block_section("attacks", suite),
         block_section("attacks.race", Race),
         attack_section(),

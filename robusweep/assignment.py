@@ -14,17 +14,19 @@ from robusweep.errors import MissingError, RecipeError
 from robusweep.examples import Dataset
 from robusweep.front import with_stand_ins
 from robusweep.mixing import AnyMixer
+from robusweep.pruning import AnyPruning
 from robusweep.recipe import Recipe, Suite, SweepPlan
 from robusweep.record import StandIn
 from robusweep.spec import Spec
 
 
 class PointPlan(Spec):
-    """One scored point of a trial: its searched values, and the mixer that they make."""
+    """One scored point of a trial: its searched values, and the mixer and pruning that they make."""
 
     id: str
     params: dict[str, Any]
     mix: AnyMixer | None = None
+    prune: AnyPruning | None = None
 
 
 class Assignment(Spec):
@@ -53,7 +55,7 @@ def trial_dir(root: Path, name: str, number: int) -> Path:
 
 def single_assignment(recipe: Recipe, *, name: str, root: Path, stand_ins: list[StandIn]) -> Assignment:
     """A trial without a sweep: the recipe as it stands, one point."""
-    points = [PointPlan(id=f"{trial_id(0)}.00", params={}, mix=recipe.mix)]
+    points = [PointPlan(id=f"{trial_id(0)}.00", params={}, mix=recipe.mix, prune=recipe.prune)]
     return Assignment(
         name=name, number=0, recipe=recipe, params={}, points=points, stand_ins=stand_ins, root=str(root.resolve())
     )

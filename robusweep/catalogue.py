@@ -24,6 +24,7 @@ from robusweep.data import AnyData, describe_sources
 from robusweep.errors import MissingError, UsageError, nearest
 from robusweep.hub import hub_reachable
 from robusweep.mixing import AnyMixer
+from robusweep.pruning import AnyPruning
 from robusweep.recipe import NAME, AnySampler, Recipe, paths_in
 from robusweep.record import write_text
 from robusweep.space import Dimension
@@ -41,6 +42,7 @@ FAMILIES: dict[str, Any] = {
     "regularisers": AnyRegulariser,
     "updates": AnyUpdate,
     "mixers": AnyMixer,
+    "prunings": AnyPruning,
     "attacks": AnyAttack,
     "samplers": AnySampler,
 }

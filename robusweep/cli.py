@@ -153,12 +153,25 @@ def validate(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = 
 
 
 @app.command()
-def plan(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Predict trials, hours, queries and disk from a short measurement on this machine, before spending them."""
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    pilot: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Run the first trial on N examples: a measurement in place of assumptions.",
+        ),
+    ] = 0,
+    root: Root = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Predict trials, hours, queries and disk from a measurement on this machine, before spending them."""
     from robusweep.plan import predict
     from robusweep.recipe import load_recipe
 
-    forecast = predict(load_recipe(recipe, overrides))
+    forecast = predict(load_recipe(recipe, overrides), root, n_pilot=pilot)
     if as_json:
         _print_json(forecast)
         return
@@ -341,6 +354,9 @@ def pareto(
         str | None, typer.Option(help="One point only: knee, a point's id, max_robust@clean>=X or max_clean@robust>=X.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Dominated points, too.")] = False,
+    chances: Annotated[
+        bool, typer.Option("--chances", help="How often a point is on the front when the examples are drawn again.")
+    ] = False,
     root: Root = HERE,
     as_json: AsJson = False,
 ) -> None:
@@ -348,12 +364,19 @@ def pareto(
     from robusweep.pick import pick as picked
     from robusweep.sweep.status import find_run, read_points
 
-    points = read_points(find_run(root, name))
+    run_dir = find_run(root, name)
+    points = read_points(run_dir)
     chosen = [picked(points, pick)] if pick else points if everything else [p for p in points if p.pareto]
+    shares = None
+    if chances:
+        from robusweep.membership import front_probabilities
+
+        shares = front_probabilities(run_dir, points)
     if as_json:
-        _print_json([p.model_dump(mode="json") for p in chosen])
+        more = {} if shares is None else {p.id: {"front_probability": shares.get(p.id)} for p in chosen}
+        _print_json([p.model_dump(mode="json") | more.get(p.id, {}) for p in chosen])
     else:
-        _print_front(chosen, with_dominated=True)
+        _print_front(chosen, with_dominated=True, probabilities=shares)
 
 
 @app.command()
@@ -373,6 +396,33 @@ def compare(
         from robusweep.report.terminal import comparison_table
 
         _print_wide(comparison_table(found))
+
+
+@app.command()
+def confirm(
+    name: RunName,
+    pick: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="front (when left out), knee, a point's id, or a rule as of pareto; may be given several times."
+        ),
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Test texts to attack; all when left out.")] = None,
+    retrain: Annotated[int, typer.Option(min=0, help="Train each configuration again with so many seeds.")] = 0,
+    root: Root = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Attack chosen points on the test split with a fresh seed: what is left of rates that they were chosen for."""
+    from robusweep.confirm import FRONT
+    from robusweep.confirm import confirm as confirmed
+
+    found = [one.shown() for one in confirmed(root, name, pick or [FRONT], n=n, n_retrained=retrain, say=_note)]
+    if as_json:
+        _print_json(found)
+    else:
+        from robusweep.report.terminal import confirmation_table
+
+        _print_wide(confirmation_table(found))
 
 
 @app.command()
@@ -581,10 +631,12 @@ def _note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _print_front(points: list[Any], *, with_dominated: bool = False) -> None:
+def _print_front(
+    points: list[Any], *, with_dominated: bool = False, probabilities: dict[str, float] | None = None
+) -> None:
     from robusweep.report.terminal import front_table
 
-    _print_wide(front_table(points, with_dominated=with_dominated))
+    _print_wide(front_table(points, with_dominated=with_dominated, probabilities=probabilities))
 
 
 def _print_wide(table: Any) -> None:

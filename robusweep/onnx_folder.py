@@ -17,6 +17,7 @@ from robusweep.shipped import ONNX
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch.nn import Module
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 INPUTS = ("input_ids", "attention_mask")
@@ -33,16 +34,16 @@ def check_packages() -> None:
         )
 
 
-def write_onnx(folder: Path, model: Path) -> Path:
-    """Write the ONNX folder from a plain one of ``transformers``, and return it. Nothing is compared yet.
+def write_onnx(folder: Path, model: Path, network: Module) -> Path:
+    """Write the ONNX folder of a network, and return it. Nothing is compared yet.
 
-    Raises ``StageError`` when PyTorch can't translate the network.
+    ``network`` is on the CPU and in eval mode; ``model`` is a folder with its tokenizer and configuration. Raises
+    ``StageError`` when PyTorch can't translate the network.
     """
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoTokenizer
 
     shutil.copytree(model, folder, ignore=lambda _, names: [name for name in names if name.endswith(WEIGHTS)])
-    network = AutoModelForSequenceClassification.from_pretrained(model, use_safetensors=True)
     examples = AutoTokenizer.from_pretrained(model)(["a text", "another one"], padding=True, return_tensors="pt")
 
     class Logits(torch.nn.Module):

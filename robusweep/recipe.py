@@ -17,6 +17,7 @@ from robusweep.errors import nearest
 from robusweep.front import Objective
 from robusweep.mixing import AnyMixer
 from robusweep.model import BaseEncoder, Precision
+from robusweep.pruning import AnyPruning
 from robusweep.race import Race
 from robusweep.space import SearchSpace, Value, load_space
 from robusweep.space_check import check_reference, check_space
@@ -179,6 +180,7 @@ class Recipe(Spec):
     train: AnyTraining
     adversarial: list[AnyTraining] = []
     mix: AnyMixer | None = None
+    prune: AnyPruning | None = None
     attacks: Suite
     search: Search | None = None
     resources: Resources = Resources()
@@ -193,6 +195,8 @@ class Recipe(Spec):
             refused = self.mix.refusal(self.adapter.spaces, len(self.adversarial))
             if refused:
                 raise BlockError(f"mix.{refused[0]}", refused[1])
+        if self.prune is not None:
+            self._check_pruning(self.prune)
         for view, method in self.views().items():
             self._check_method(view, method)
             for kind in method.attacks_with:
@@ -225,6 +229,24 @@ class Recipe(Spec):
     def views(self) -> dict[str, AnyTraining]:
         """Every training block by the key that holds it."""
         return {"train": self.train} | {f"adversarial.{i}": method for i, method in enumerate(self.adversarial)}
+
+    def _check_pruning(self, prune: AnyPruning) -> None:
+        """One plain network is pruned, by texts that it was trained on."""
+        if self.mix is not None and not self.mix.one_network:
+            how = getattr(self.mix, "weighting", "more than one network")
+            raise BlockError(
+                "prune",
+                f"one network is pruned, and mix: {{kind: {self.mix.kind}}} makes none ({how}) (allowed: mix with one "
+                "set of weights, such as weighting: fixed or kind: uniform, or no mix)",
+            )
+        if not self.adapter.folds:
+            raise BlockError(
+                "prune",
+                f"a plain network is pruned, and {self.adapter.kind!r} is no change of its weights (allowed: lora, "
+                "full, ia3, oft)",
+            )
+        if prune.n_texts > self.data.n_train:
+            raise BlockError("prune.n_texts", f"{prune.n_texts} is more than data.n_train ({self.data.n_train})")
 
     def _check_method(self, view: str, method: AnyTraining) -> None:
         """What a training method needs of the model and the adapter."""

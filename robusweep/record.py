@@ -184,6 +184,20 @@ class WeightProfile(Spec):
         return cls(names=list(names), n=n, mean=mean, adversarial=counts, largest=largest)
 
 
+class PruningRecord(Spec):
+    """What pruning took from a point's network.
+
+    ``zeros``: zero weights / all weights of the linear maps in the encoder's layers. ``error``: mean over the maps that
+    lost weights of |W X - W' X'|^2 / |W X|^2 on calibration texts, X being what the map reads in the dense network and
+    X' what it reads in the pruned one.
+    """
+
+    kind: str
+    units: str
+    zeros: float
+    error: float
+
+
 class PointRecord(Spec):
     """One scored point of a trial: the trained set at one value of each after-training dimension.
 
@@ -194,7 +208,7 @@ class PointRecord(Spec):
     mean, and ``unaided`` holds the accuracy under each attack without that. ``profiles``: the weights of clean texts,
     and of adversarial ones by attack. ``static``: right / all texts with which an attack broke the clean adapter; never
     to be mixed with the accuracy under an attack that aims at this very system. ``chosen_weight``: what the weighting
-    chose, where it chooses one for all texts.
+    chose, where it chooses one for all texts. ``pruning``: what was taken after training and mixing.
     """
 
     id: str
@@ -213,6 +227,7 @@ class PointRecord(Spec):
     static: dict[str, Rate] = {}
     profiles: dict[str, WeightProfile] = {}
     chosen_weight: float | None = None
+    pruning: PruningRecord | None = None
     seconds: dict[str, float] = {}  # stage -> seconds of this point
 
     def metrics(self) -> dict[str, float]:

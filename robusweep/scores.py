@@ -89,6 +89,24 @@ class Comparison(Spec):
         )
 
 
+class Gap(Spec):
+    """The difference of two rates over different examples, with its 95 % interval (Newcombe 1998, method 10)."""
+
+    first: Rate
+    second: Rate
+    difference: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, first: Rate, second: Rate) -> Gap:
+        difference = first.value - second.value
+        below = math.hypot(first.value - first.low, second.high - second.value)
+        above = math.hypot(first.high - first.value, second.value - second.low)
+        low, high = max(-1.0, difference - below), min(1.0, difference + above)
+        return cls(first=first, second=second, difference=difference, low=low, high=high)
+
+
 def _phi(both: int, only_first: int, only_second: int, neither: int) -> float:
     """Correlation of two paired proportions, continuity-corrected as Newcombe does."""
     margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
@@ -125,8 +143,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def clean_accuracy(logits: NDArray[np.float32], labels: Sequence[int]) -> Rate:
     """Right / all. ``logits`` is [n, classes]; a row that is not finite counts as wrong."""
-    right = (logits.argmax(axis=1) == np.asarray(labels)) & np.isfinite(logits).all(axis=1)
-    return Rate.of(int(right.sum()), len(labels))
+    return Rate.of(int(is_right(logits, labels).sum()), len(labels))
+
+
+def is_right(logits: NDArray[np.float32], labels: Sequence[int]) -> NDArray[np.bool_]:
+    """[n]: whether the largest logit is the label's; False for a row that is not finite."""
+    right: NDArray[np.bool_] = (logits.argmax(axis=1) == np.asarray(labels)) & np.isfinite(logits).all(axis=1)
+    return right
 
 
 def summary(values: Sequence[float]) -> tuple[float | None, float | None]:

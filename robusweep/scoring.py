@@ -20,12 +20,14 @@ from robusweep.errors import MissingError
 from robusweep.examples import Example
 from robusweep.ground import Ground
 from robusweep.mixing import Fixed, PerText, System, TrainedSet
+from robusweep.pruned import pruned
 from robusweep.race import Arm, Race, stops
 from robusweep.record import (
     AttackOutcome,
     AttackScore,
     Flag,
     PointRecord,
+    PruningRecord,
     Stopped,
     WeightProfile,
     read_outcomes,
@@ -51,6 +53,7 @@ class Contender:
     plan: PointPlan
     system: System | None = None  # None: made from the plan whenever it is needed, since many would fill the memory
     chosen_weight: float | None = None
+    pruning: PruningRecord | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     clean_accuracy: Rate | None = None
     outcomes: dict[str, list[AttackOutcome]] = field(default_factory=dict)
@@ -117,7 +120,7 @@ class _Scoring:
             keys = [model_stage.key_of(row) for row in rows]
             fixed = {}
             for plan in (contender.plan for contender in self._contenders):
-                if plan.mix is None or getattr(plan.mix, "weighting", "fixed") == "fixed":
+                if plan.prune is None and getattr(plan.mix, "weighting", "fixed") == "fixed":
                     system = plan.mix.mix(self._adapters) if plan.mix else Fixed(self._adapters.folded[0])
                     if isinstance(system, Fixed):
                         fixed[defended.digest(system, ground.base, ground.base_identity)] = system.parameters
@@ -153,9 +156,22 @@ class _Scoring:
         return self._held
 
     def _system(self, contender: Contender) -> System:
+        if contender.system is not None:
+            return contender.system
+        system = self._mixed(contender)
+        prune = contender.plan.prune
+        if prune is None or not isinstance(system, Fixed):
+            return system
+        with self._ground.progress.stage("prune", contender.seconds):
+            texts = (example.text for example in self._ground.dataset.train)
+            system, contender.pruning = pruned(system, prune, self._ground.base, texts)
+        return system
+
+    def _mixed(self, contender: Contender) -> System:
+        """The adapters as the plan has them mixed, or the clean one."""
         mixer = contender.plan.mix
-        if contender.system is not None or mixer is None:
-            return contender.system or Fixed(self._adapters.folded[0])
+        if mixer is None:
+            return Fixed(self._adapters.folded[0])
         if contender.chosen_weight is not None:
             mixer = mixer.model_copy(update={"weighting": "fixed", "weight": contender.chosen_weight})
         system = mixer.mix(self._adapters)
@@ -196,7 +212,8 @@ class _Scoring:
     def attack(self, contender: Contender, attacks: Sequence[Attack], examples: Sequence[Example]) -> None:
         """Outcomes on all these examples; what an earlier look has attacked is not attacked again."""
         suite = self._ground.recipe.attacks
-        parts = self._attacked_parts(contender, attacks, examples) if suite.adaptive else []
+        has_parts = suite.adaptive and contender.plan.prune is None  # what is pruned has none, and is made but once
+        parts = self._attacked_parts(contender, attacks, examples) if has_parts else []
         for attack in attacks:
             evaluation = self._measured(contender).evaluation
             with self._ground.progress.stage(f"attack {attack.kind}", contender.seconds):
@@ -304,6 +321,8 @@ class _Scoring:
         for kind, rows in outcomes.items():
             text = "".join(outcome.model_dump_json() + "\n" for outcome in rows)
             write_text(self._ground.folder / "attacks" / f"{contender.plan.id}.{kind}.jsonl", text)
+        marks = "".join("01"[right] for right in evaluation.clean_right)
+        write_text(self._ground.folder / "attacks" / f"{contender.plan.id}.clean.txt", f"{marks}\n")
         known = {str(attack.kind): outcomes[attack.kind] for attack in suite.known}
         record = PointRecord(
             id=contender.plan.id,
@@ -322,6 +341,7 @@ class _Scoring:
             static={kind: _rate(_right(held.victim, texts)) for kind, texts in static.items() if texts},
             profiles=self._profiles(held, static or _broken_texts(outcomes)) if per_text else {},
             chosen_weight=contender.chosen_weight,
+            pruning=contender.pruning,
             seconds=contender.seconds,
         )
         robust = record.robust_accuracy

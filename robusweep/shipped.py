@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from robusweep.record import AdapterRecord, PointRecord, StandIn
+from robusweep.record import AdapterRecord, PointRecord, StandIn, TicketRecord
 from robusweep.spec import Spec
 
 SHIPPED = "robusweep.json"  # its name in the model's folder
@@ -14,14 +14,16 @@ ONNX = "model.onnx"  # the network, where the folder is for ONNX
 
 
 class Shipped(Spec):
-    """``robusweep.json``. ``temperature``: what the logits are to be divided by; the weights give them undivided.
+    """``robusweep.json``.
 
-    ``largest_difference``: between logits of the folder, loaded again, and of the trained point, over
-    ``n_compared`` validation texts.
+    ``form``: one plain model; one network that code in the folder builds, as units were removed (``merged``); or
+    adapters beside a base, with code that mixes them (``system``). ``temperature``: what the logits are to be divided
+    by; the weights give them undivided. ``largest_difference``: between logits of the folder, loaded again, and of the
+    trained point, over ``n_compared`` validation texts.
     """
 
     schema_version: Literal[1] = 1
-    form: Literal["plain", "system"] = "plain"  # one plain model, or several adapters with code that mixes them
+    form: Literal["plain", "merged", "system"] = "plain"
     run: str
     point: str
     params: dict[str, Any]  # of the search
@@ -38,6 +40,7 @@ class Shipped(Spec):
     protocol: dict[str, Any]
     protocol_hash: str
     stand_ins: list[StandIn]
+    ticket: TicketRecord | None = None
     adapters: list[AdapterRecord]
     scores: PointRecord
     n_compared: int

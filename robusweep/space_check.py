@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FIXED = ("name", "version", "seed", "data", "attacks", "search", "resources")  # what makes trials comparable
 ENCODER = ("model", "model.base", "model.stand_in")  # every trial of a sweep loads the same one
-AFTER_TRAINING = "mix"  # this block and the keys in it need no retraining
+AFTER_TRAINING = ("mix", "prune")  # these blocks and the keys in them need no retraining
 
 
 def check_space(plan: SweepPlan, space_source: Source) -> None:
@@ -33,9 +33,10 @@ def check_space(plan: SweepPlan, space_source: Source) -> None:
         if key in ENCODER:
             says = "the encoder can't be searched: list keys below model, such as model.dropout"
             raise space_source.error((key,), says, of_key=True)
-        needs_none = key.split(".")[0] == AFTER_TRAINING
+        needs_none = key.split(".")[0] in AFTER_TRAINING
         if dimension.after and not needs_none:
-            raise space_source.error((key, "after"), f"only {AFTER_TRAINING} and keys below it need no retraining")
+            says = f"only {' or '.join(f'{block} and keys below it' for block in AFTER_TRAINING)} need no retraining"
+            raise space_source.error((key, "after"), says)
         if needs_none and not dimension.after:
             says = "needs no retraining: write it as {grid: [...], after: training}"
             raise space_source.error((key,), says, of_key=True)

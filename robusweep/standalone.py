@@ -1,4 +1,4 @@
-"""An exported system of several adapters: loaded and asked. Exports carry this file; torch and transformers will do.
+"""An exported system: loaded and asked. Exports carry this file; torch and transformers will do.
 
 from robusweep_model import load
 labels, probabilities, weights = load("the folder")(["a text", "another one"])
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -18,13 +17,15 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from robusweep.adapters.hosting import hosted
 from robusweep.mixture import Blend, Factors, Member, Mixture, mixed_probabilities
+from robusweep.units import TICKET, rebuilt
 
 SYSTEM = "system.json"  # what the folder holds, beside ``base`` and ``members``
 TEXTS_PER_BATCH = 32
 
 
 class Loaded:
-    """A system that answers texts. ``member_names`` are those of its adapters, the clean one first."""
+    """A system that answers texts. ``member_names`` are those of its adapters, the clean one first; none where the
+    weights of the base are the system's."""
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         self.device, self.about = device, json.loads((folder / SYSTEM).read_text(encoding="utf-8"))
@@ -32,11 +33,12 @@ class Loaded:
         self.member_names: list[str] = self.about["names"]
         self.temperature: float = self.about["temperature"] or 1.0
         self.tokenizer = AutoTokenizer.from_pretrained(folder / "base")
-        network = _network(folder / "base", device)
+        network = _network(folder / "base", device, ticket=self.about.get("ticket", False))
         if self.about["hosted"] is not None:
             network = hosted(network, self.about["hosted"])
         members = [read_member(folder / "members" / f"{name}.safetensors") for name in self.member_names]
-        self.blend = Blend(network.eval(), members, factored=self.about["factored"])
+        self.network = network.eval()
+        self.blend = Blend(network, members, factored=self.about["factored"]) if members else None
         self.large = _network(folder / "large", device) if (folder / "large").is_dir() else None
 
     @torch.no_grad()
@@ -63,6 +65,8 @@ class Loaded:
 
     def _answer(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         about, blend = self.about, self.blend
+        if blend is None:
+            return self.network(**inputs).logits, None
         if about["kind"] == "per_text":
             return Mixture(blend, about["rule"], about["keys"])(**inputs)
         n = len(inputs["input_ids"])
@@ -81,8 +85,12 @@ def load(folder: str | Path, *, device: str = "cpu") -> Loaded:
     return Loaded(Path(folder), device=device)
 
 
-def _network(folder: Path, device: str) -> nn.Module:
-    network: Any = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+def _network(folder: Path, device: str, *, ticket: bool = False) -> nn.Module:
+    """``ticket``: the folder has to hold masks; otherwise it may."""
+    if ticket or (folder / TICKET).is_file():
+        network = rebuilt(folder)
+    else:
+        network = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
     made: nn.Module = network.to(device).float().eval().requires_grad_(False)
     return made
 

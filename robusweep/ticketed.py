@@ -9,23 +9,20 @@ from typing import Any
 
 from robusweep.examples import Example
 from robusweep.ground import Ground
+from robusweep.model import TextModel
 from robusweep.record import TicketRecord, write_json
 from robusweep.seeds import derive
 from robusweep.spec import digest_of
-from robusweep.tickets import CoefficientRecord, Ticket
+from robusweep.tickets import CoefficientRecord, Masks, Ticket
 from robusweep.tickets.base import Searched
 
 SEARCH_CODE = 1  # raise it when the same search would give other coefficients
 RECORD = "coefficients.npz"
+MASKS = "ticket/masks.json"  # in the trial's folder
 
 
 def with_ticket(ground: Ground) -> tuple[Ground, TicketRecord | None]:
-    """(the ground with the units that the ticket does not keep removed from its base, what the ticket is).
-
-    The base's identity takes the masks in, so that nothing trained or attacked without them is taken for the same.
-    """
-    from robusweep.tickets.removal import removed
-
+    """(the ground with the units that the ticket does not keep removed from its base, what the ticket is)."""
     ticket = ground.recipe.ticket
     if ticket is None:
         return ground, None
@@ -47,11 +44,21 @@ def with_ticket(ground: Ground) -> tuple[Ground, TicketRecord | None]:
         cached=cached,
         search=asdict(record.costs) if record else {},
     )
-    write_json(ground.folder / "ticket" / "masks.json", drawn.masks.as_json())
+    write_json(ground.folder / MASKS, drawn.masks.as_json())
     ground.progress.say(f"ticket: {heads:.0%} of the heads and {neurons:.0%} of the neurons are kept")
-    base = replace(ground.base, network=removed(network, drawn.masks))
-    identity = digest_of({"base": ground.base_identity, "masks": drawn.masks.as_json()})
+    base, identity = cut(ground.base, ground.base_identity, drawn.masks)
     return replace(ground, base=base, base_identity=identity), told
+
+
+def cut(base: TextModel, identity: str, masks: Masks) -> tuple[TextModel, str]:
+    """(the base without the units that the masks drop, what it is then).
+
+    Its identity takes the masks in, so that nothing trained or attacked without them is taken for the same.
+    """
+    from robusweep.tickets.removal import removed
+
+    network: Any = removed(base.network, masks)
+    return replace(base, network=network), digest_of({"base": identity, "masks": masks.as_json()})
 
 
 def _searched(ticket: Searched, ground: Ground) -> tuple[CoefficientRecord, bool]:

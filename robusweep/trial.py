@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,10 +20,12 @@ from robusweep.cache import Cache
 from robusweep.environment import environment
 from robusweep.examples import Dataset
 from robusweep.ground import Ground
+from robusweep.memory import keep_freed_memory
 from robusweep.mixing import TrainedSet
 from robusweep.progress import Progress
+from robusweep.pruned import check_prunable
 from robusweep.recipe import Recipe
-from robusweep.record import AdapterRecord, TrialRecord, write_text
+from robusweep.record import AdapterRecord, TicketRecord, TrialRecord, write_text
 from robusweep.scoring import score
 from robusweep.seeds import derive
 from robusweep.ticketed import with_ticket
@@ -53,6 +55,7 @@ def work(assignment_json: str) -> str:
 
     assignment = Assignment.model_validate_json(assignment_json)
     torch.set_num_threads(max(1, int(assignment.recipe.resources.cpus)))
+    keep_freed_memory()
     record = assignment.trial_dir / "record.json"
     record.unlink(missing_ok=True)  # of an earlier attempt
     try:
@@ -72,30 +75,47 @@ def _stages(assignment: Assignment, progress: Progress) -> dict[str, Any]:
         base = model_stage.load(recipe.model, dataset.label_names, seed=derive(recipe.seed, "head"), device=device)
         bf16 = model_stage.uses_bf16(recipe.resources.precision, device)
         identity = model_stage.identity(recipe.model)
+        if any(point.prune for point in assignment.points):
+            check_prunable(base)
     cache = Cache(Path(assignment.root) / "cache")
     ground = Ground(recipe, dataset, base, identity, bf16, cache, progress, assignment.trial_dir)
+    trained = trained_on(ground, first=assignment.number)
+    plans = _rotated(assignment.points, assignment.number)
+    protocol = protocol_hash(recipe, dataset)
+    points = score(plans, trained.adapters, protocol, trained.ground)
+
+    return {
+        "protocol_hash": protocol,
+        "data": _described(dataset),
+        "ticket": trained.ticket.model_dump(mode="json") if trained.ticket else None,
+        "adapters": [record.model_dump(mode="json") for record in trained.records],
+        "points": [point.model_dump(mode="json") for point in sorted(points, key=lambda p: p.id)],
+    }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a trial scores. ``ground`` has the ticket's units removed, and holds the adapter's modules."""
+
+    ground: Ground
+    ticket: TicketRecord | None
+    records: list[AdapterRecord]
+    adapters: TrainedSet
+
+
+def trained_on(ground: Ground, *, first: int = 0) -> Trained:
+    """The ticket, and one adapter for each view of the recipe. ``first``: the place of the view to begin with."""
+    recipe, progress = ground.recipe, ground.progress
     with progress.stage("ticket"):
         ground, ticket = with_ticket(ground)
     ground = replace(ground, base=replace(ground.base, network=recipe.adapter.host(ground.base.network)))
-
-    views = {"clean": recipe.train} | {f"adversarial.{i}": m for i, m in enumerate(recipe.adversarial)}
+    views = {"clean": recipe.train} | {f"adversarial.{i}": method for i, method in enumerate(recipe.adversarial)}
     trained = {}
-    for view in _rotated(list(views), assignment.number):
+    for view in _rotated(list(views), first):
         with progress.stage(f"train {view}"):
             trained[view] = train(view, views[view], ground)
-
-    adapters = _trained_set([trained[view] for view in views], ground)
-    plans = _rotated(assignment.points, assignment.number)
-    protocol_hash = _protocol_hash(recipe, dataset)
-    points = score(plans, adapters, protocol_hash, ground)
-
-    return {
-        "protocol_hash": protocol_hash,
-        "data": _described(dataset),
-        "ticket": ticket.model_dump(mode="json") if ticket else None,
-        "adapters": [trained[view].model_dump(mode="json") for view in views],
-        "points": [point.model_dump(mode="json") for point in sorted(points, key=lambda p: p.id)],
-    }
+    records = [trained[view] for view in views]
+    return Trained(ground, ticket, records, _trained_set(records, ground))
 
 
 def _rotated(items: Sequence[T], number: int) -> list[T]:
@@ -126,7 +146,7 @@ def _described(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _protocol_hash(recipe: Recipe, dataset: Dataset) -> str:
+def protocol_hash(recipe: Recipe, dataset: Dataset) -> str:
     return hash_of_protocol(
         recipe.attacks.constraints,
         [*recipe.attacks.known, *recipe.attacks.held_out],

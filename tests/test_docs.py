@@ -99,7 +99,7 @@ def test_every_command_option_target_and_path_in_the_documentation_exists(page: 
 
 def test_what_does_not_exist_is_found() -> None:
     assert len(PAGES) >= 5
-    assert unknown_commands("`robusweep confirm x`") == ["robusweep confirm"]
+    assert unknown_commands("`robusweep conform x`") == ["robusweep conform"]
     assert unknown_commands("    robusweep run r.yaml --nme x  # --no\n") == ["robusweep run --nme"]
     assert unknown_commands("```\nrobusweep pareto x --pick knee\n```\nand `--nme`") == ["--nme"]
     assert missing_targets("    make nothing") == ["nothing"]

@@ -32,6 +32,7 @@ class Table:
     def __init__(self, name: str, strength: int, clean: int = 95, *, falls_for: Sequence[str] = ()) -> None:
         self.name, self.strength, self.falls_for = name, strength, set(falls_for)
         self.clean_accuracy = Rate.of(clean, 100)
+        self.clean_right = [i < clean for i in range(100)]
         self.attacked: list[tuple[str, int]] = []
         self.asked: list[str] = []
 

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from robusweep.assignment import single_assignment
-from robusweep.errors import UsageError
-from robusweep.export import export
 from robusweep.recipe import load_recipe
 from robusweep.record import TrialRecord
 from robusweep.trial import run_trial
@@ -69,9 +67,3 @@ def test_controls_of_the_same_size_need_no_search(project: Path, kind: str) -> N
     assert record.ticket.head_density == 0.5
     assert record.ticket.search == {}
     assert record.status == "complete"
-
-
-def test_a_point_on_a_ticket_is_not_exported_and_the_error_says_why(project: Path, tmp_path: Path) -> None:
-    ran(project, "whole", "ticket={kind: random, head_density: 0.5}")
-    with pytest.raises(UsageError, match="stands on a ticket"):
-        export(project, "whole", "t000.00", out=tmp_path / "model")

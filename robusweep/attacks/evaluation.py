@@ -14,7 +14,7 @@ from robusweep.attacks.run import run_attack
 from robusweep.cache import Cache
 from robusweep.examples import Example, TokenVictim, Victim
 from robusweep.record import AttackOutcome, Flag
-from robusweep.scores import Rate, clean_accuracy, fit_temperature
+from robusweep.scores import Rate, clean_accuracy, fit_temperature, is_right
 
 ATTACK_CODE = 2  # raise it when the same attack would give other outcomes: old cache entries are then not used
 EXTREME_TEMPERATURE = 3.0  # above it, or below its inverse, calibration may matter: that is then measured
@@ -58,7 +58,9 @@ class Evaluation:
     ) -> None:
         self._fast, self._exact, self._digest, self._terms, self._cache = fast, exact, digest, terms, cache
         self._clean_texts = [example.text for example in clean]
-        self.clean_accuracy: Rate = clean_accuracy(exact(self._clean_texts), [example.label for example in clean])
+        logits, labels = exact(self._clean_texts), [example.label for example in clean]
+        self.clean_accuracy: Rate = clean_accuracy(logits, labels)
+        self.clean_right: list[bool] = [bool(one) for one in is_right(logits, labels)]
         self.temperature: float | None = None
         if calibration:
             logits = exact([example.text for example in calibration])

@@ -48,6 +48,10 @@ class AdpMixup(Mixer):
     n_steps: int = Field(3, ge=1, le=100)
     step_size: float = Field(1.0, gt=0, le=1e4)
 
+    @property
+    def one_network(self) -> bool:
+        return self.weighting in ("fixed", "grid_validation")
+
     def mix(self, adapters: TrainedSet) -> System:
         used, factored = adapters.without(self.leave_out), self.space == "factors"
         if self.weighting == "fixed":

@@ -93,6 +93,11 @@ class Mixer(Spec, ABC):
 
     needs: ClassVar[tuple[str, ...]] = ()  # merge spaces one of which the adapter must have; () takes every adapter
 
+    @property
+    def one_network(self) -> bool:
+        """Whether it makes one set of weights for all texts (``Fixed``)."""
+        return True
+
     @abstractmethod
     def mix(self, adapters: TrainedSet) -> System:
         """What the adapters ``[clean, adversarial_1, ..., adversarial_m]``, m >= 1, become."""

@@ -22,6 +22,10 @@ class EmulatedFineTuning(Mixer):
     large: str = Field(min_length=1)
     beta: float = Field(1.0, ge=0, le=10)
 
+    @property
+    def one_network(self) -> bool:
+        return False
+
     def mix(self, adapters: TrainedSet) -> System:
         return Emulated(adapters, self.large, self.beta)
 

@@ -28,6 +28,10 @@ class Logits(Mixer):
     exponent: float = Field(1.0, gt=0, le=20)
     shift: float = Field(0.0, ge=-10, le=10)
 
+    @property
+    def one_network(self) -> bool:
+        return False
+
     def mix(self, adapters: TrainedSet) -> System:
         used = adapters.without(self.leave_out)
         m = len(used.names) - 1

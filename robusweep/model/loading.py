@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robusweep.errors import MissingError
@@ -74,14 +75,12 @@ def load_classifier(name: str, *, device: str, max_tokens: int = 512) -> TextMod
     """A trained sequence classifier as it was saved, head and label names included, in float32 and in eval mode.
 
     ``name`` is a folder saved by ``save_pretrained``, or a hub name. Texts are cut where the model or its tokenizer
-    says, and at ``max_tokens``. Raises ``MissingError`` when it can't be read, or holds no trained classifier.
+    says, and at ``max_tokens``. A folder with masks beside its config.json holds a network that has lost units.
+    Raises ``MissingError`` when it can't be read, or holds no trained classifier.
     """
-    from transformers import AutoConfig
-
     check_classifier(name, what="MODEL")
     with _readable(repr(name)):
-        tokenizer, network, found = _read(name, AutoConfig.from_pretrained(name))
-    drawn = {*found["missing_keys"], *found["mismatched_keys"]}
+        tokenizer, network, drawn = _saved(name)
     if drawn:
         raise MissingError(
             f"{name!r} is no trained classifier: it holds no weights for {len(drawn)} tensors, first {min(drawn)}",
@@ -127,6 +126,18 @@ def _read(source: str, config: Any, **options: Any) -> tuple[Any, Any, dict[str,
         **options,
     )
     return tokenizer, network, found
+
+
+def _saved(name: str) -> tuple[Any, Any, set[str]]:
+    """(tokenizer, network, tensors that were drawn for want of weights)."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from robusweep.units import TICKET, rebuilt
+
+    if (Path(name) / TICKET).is_file():
+        return AutoTokenizer.from_pretrained(name), rebuilt(Path(name)), set()
+    tokenizer, network, found = _read(name, AutoConfig.from_pretrained(name))
+    return tokenizer, network, {*found["missing_keys"], *found["mismatched_keys"]}
 
 
 def _check_encoder(network: PreTrainedModel, found: Mapping[str, Any], base: str) -> None:

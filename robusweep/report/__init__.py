@@ -17,6 +17,7 @@ from robusweep.report.mixing import mixing_summary
 from robusweep.report.readings import knee_of, weight_curves
 from robusweep.report.sentences import all_notices
 from robusweep.report.terminal import front_table
+from robusweep.report.tickets import Series, series_of, ticket_masks, ticketed_trials, tickets_summary
 
 __all__ = ["front_table", "html_report", "markdown_report", "write_reports"]
 
@@ -48,12 +49,15 @@ def write_reports(
         "protocol": protocol,
         "against": against,
         "space": _space(run_dir),
+        "masks": ticket_masks(run_dir),
     }
     paths = [run_dir / "report.html", run_dir / "report.md", run_dir / "report.json"]
     write_text(paths[0], html_report(**everything))
     write_text(paths[1], markdown_report(**everything))
     best, mixed = knee_of(points), mixed_points(points, records, everything["space"])
     mixing = mixing_summary(mixed, points, objectives)
+    trials = ticketed_trials(records, everything["masks"])
+    tickets = tickets_summary(trials)
     summary = {
         "name": name,
         "objectives": [objective.model_dump(mode="json") for objective in objectives],
@@ -65,8 +69,9 @@ def write_reports(
         "compared_with": against and against.model_dump(mode="json"),
         "notices": all_notices(notices, records, points),
     }
-    write_json(paths[2], summary | ({"mixing": mixing} if mixing else {}))
-    return paths + _write_figures(run_dir / "figures", points, objectives, mixed)
+    more = {"mixing": mixing, "tickets": tickets}
+    write_json(paths[2], summary | {name: told for name, told in more.items() if told})
+    return paths + _write_figures(run_dir / "figures", points, objectives, mixed, series_of(trials, points))
 
 
 def _space(run_dir: Path) -> dict[str, Any]:
@@ -77,9 +82,13 @@ def _space(run_dir: Path) -> dict[str, Any]:
 
 
 def _write_figures(
-    folder: Path, points: Sequence[Point], objectives: Sequence[Objective], mixed: Mapping[str, Mixed]
+    folder: Path,
+    points: Sequence[Point],
+    objectives: Sequence[Objective],
+    mixed: Mapping[str, Mixed],
+    series: Sequence[Series],
 ) -> list[Path]:
-    from robusweep.report.figures import front_png, weight_curves_png
+    from robusweep.report.figures import density_png, front_png, weight_curves_png
 
     paths = []
     if points:
@@ -88,4 +97,7 @@ def _write_figures(
     if weight_curves(mixed):
         paths.append(folder / "weight_curves.png")
         weight_curves_png(points, mixed, paths[-1])
+    if series:
+        paths.append(folder / "density.png")
+        density_png(points, series, paths[-1])
     return paths

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from robusweep.record import FLAGS, AttackScore
+from robusweep.record import FLAGS, AttackScore, PruningRecord, TicketRecord
 from robusweep.report.sentences import DEFINITIONS, percent
 from robusweep.scores import Rate
 from robusweep.shipped import ONNX, SHIPPED, Shipped
@@ -25,7 +25,7 @@ def model_card(shipped: Shipped, *, onnx: bool = False) -> str:
             f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
             f"# {shipped.run} {shipped.point}\n",
             *(f"> {stand_in.notice()}\n" for stand_in in shipped.stand_ins),
-            *_what(shipped),
+            *_what(shipped, onnx),
             *(_use_of_onnx(shipped) if onnx else _use(shipped)),
             *_scores(shipped),
             *_doubts(shipped),
@@ -36,9 +36,9 @@ def model_card(shipped: Shipped, *, onnx: bool = False) -> str:
     )
 
 
-def _what(shipped: Shipped) -> Iterator[str]:
+def _what(shipped: Shipped, onnx: bool) -> Iterator[str]:
     n_labels = len(shipped.label_names)
-    yield f"A text classifier of {n_labels} classes, trained and attacked by robusweep. {_form(shipped)}\n"
+    yield f"A text classifier of {n_labels} classes, trained and attacked by robusweep. {_form(shipped, onnx)}\n"
     counts = ", ".join(f"{n} {split}" for split, n in shipped.data.get("n", {}).items())
     yield _table(
         ["what", "is"],
@@ -47,22 +47,39 @@ def _what(shipped: Shipped) -> Iterator[str]:
             ["data", f"{shipped.data.get('name', '')} ({counts}); licence: {shipped.data_licence}"],
             ["labels, from 0", ", ".join(shipped.label_names)],
             ["longest text", f"{shipped.max_tokens} tokens; the rest is cut off"],
+            *([["ticket", _ticket(shipped.ticket)]] if shipped.ticket else []),
+            *([["pruned after training", _pruning(shipped.scores.pruning)]] if shipped.scores.pruning else []),
             ["searched values", ", ".join(f"{k} = {v}" for k, v in shipped.params.items()) or "none"],
         ],
     )
 
 
-def _form(shipped: Shipped) -> str:
-    if shipped.form == "plain":
-        return (
-            "The adapters are folded into the weights: this is a plain sequence classifier of `transformers`, and "
-            "robusweep is not needed to run it."
-        )
-    how = "their weights are mixed anew for each text" if shipped.scores.per_text else "they are no plain weights"
+def _pruning(pruning: PruningRecord) -> str:
+    share = f"{100 * pruning.zeros:.1f} % of the weights of the encoder's linear maps are 0"
+    return f"{pruning.kind}, {pruning.units}: {share}, as scored"
+
+
+def _ticket(ticket: TicketRecord) -> str:
     return (
-        f"It is a base model with adapters beside it: {how}. The folder holds the code that runs it, which needs "
-        "`torch`, `transformers` and `safetensors`, and no robusweep."
+        f"{ticket.kind}: {100 * ticket.head_density:.1f} % of the heads and {100 * ticket.neuron_density:.1f} % of the "
+        f"feed-forward neurons of the base model are kept; {ticket.n_removed:,} parameters are removed"
     )
+
+
+def _form(shipped: Shipped, onnx: bool) -> str:
+    one = "The adapters are folded into the weights: this is "
+    if onnx:
+        return f"{one}one network for ONNX Runtime, and robusweep is not needed to run it."
+    if shipped.form == "plain":
+        return f"{one}a plain sequence classifier of `transformers`, and robusweep is not needed to run it."
+    code = (
+        "The folder holds the code that runs it, which needs `torch`, `transformers` and `safetensors`, and no "
+        "robusweep."
+    )
+    if shipped.form == "merged":
+        return f"{one}one network, whose layers differ in size, as no configuration of `transformers` can say. {code}"
+    how = "their weights are mixed anew for each text" if shipped.scores.per_text else "they are no plain weights"
+    return f"It is a base model with adapters beside it: {how}. {code}"
 
 
 def _use_of_onnx(shipped: Shipped) -> Iterator[str]:
@@ -92,7 +109,7 @@ def _use_of_onnx(shipped: Shipped) -> Iterator[str]:
 
 def _use(shipped: Shipped) -> Iterator[str]:
     yield "## Use\n"
-    if shipped.form == "system":
+    if shipped.form != "plain":
         yield (
             "```python\n"
             "import sys\n\n"

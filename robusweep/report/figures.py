@@ -25,6 +25,7 @@ from robusweep.report.readings import (
     weight_curves,
 )
 from robusweep.report.sentences import n_text
+from robusweep.report.tickets import RATES, Series
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,6 +88,29 @@ def weight_curves_png(points: Sequence[Point], mixed: Mapping[str, Mixed], path:
     omitted = f"; {len(shown)} of {len(curves)} configurations" if len(shown) < len(curves) else ""
     banded = "; bands of clean and robust accuracy only" if len(names) > N_BANDS_MOST else ""
     _finish(figure, points, path, banded + omitted)
+
+
+def density_png(points: Sequence[Point], series: Sequence[Series], path: Path) -> None:
+    """Clean and robust accuracy over the share kept, as in the HTML report."""
+    figure = _figure(10.0, 4.6)
+    panels = figure.subplots(1, 2, squeeze=False).flat
+    for panel, (name, rate) in zip(panels, RATES, strict=True):
+        for i, each in enumerate(series):
+            color, marker = (GREY, "o") if each.is_dense else ATTACK_STYLES[i % len(ATTACK_STYLES)]
+            dashed = i // len(ATTACK_STYLES) % 2
+            joined = "" if each.is_dense or len(set(each.kept)) < len(each.kept) else "--" if dashed else "-"
+            middle = [100 * rate(p).value for p in each.points]
+            ends = [[abs(m - 100 * end) for m, end in zip(middle, side, strict=True)] for side in
+                    ([rate(p).low for p in each.points], [rate(p).high for p in each.points])]  # fmt: skip
+            kept = [100 * share + 0.3 * (i - (len(series) - 1) / 2) for share in each.kept]  # bars stand side by side
+            panel.errorbar(
+                kept, middle, ends, color=color, marker=marker, linestyle=joined, elinewidth=1.0, label=each.name
+            )
+        panel.set_xlabel("kept of the layers' weights (%)")
+        panel.set_title(f"{name} (%)", fontsize=10)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=min(3, len(names)), frameon=False)
+    _finish(figure, points, path)
 
 
 def _figure(width: float, height: float) -> Figure:

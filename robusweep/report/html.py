@@ -18,6 +18,7 @@ from robusweep.report.html_tables import (
     points_table,
     section_table,
     stage_table,
+    tickets_table,
     weights_table,
 )
 from robusweep.report.mixes import Mixed, mixed_points
@@ -43,7 +44,20 @@ from robusweep.report.sentences import (
     summary_sentence,
 )
 from robusweep.report.svg_front import N_CROSSES_MOST, front_legend, front_svg
+from robusweep.report.svg_tickets import density_panels, distance_panels
 from robusweep.report.svg_weights import style_of, weight_panels
+from robusweep.report.tickets import (
+    DISTANCES,
+    TITLE,
+    Mask,
+    Ticketed,
+    density_sentence,
+    distance_sentences,
+    distance_trials,
+    series_of,
+    ticket_tables,
+    ticketed_trials,
+)
 
 N_TABLES_OPEN = 6  # further tables of weights are folded away
 
@@ -59,10 +73,11 @@ def html_report(
     protocol: Mapping[str, object],
     against: ReferenceTable | None = None,
     space: Mapping[str, Any] | None = None,
+    masks: Mapping[int, Mask] | None = None,
 ) -> str:
     """The whole page. ``protocol`` is what the protocol hash was taken of; ``recipe_yaml`` is shown as given.
 
-    ``space``: the search space as the sweep's description holds it.
+    ``space``: the search space as the sweep's description holds it. ``masks``: those of each trial with a ticket.
     """
     mixed = mixed_points(points, records, space or {})
     parts = [
@@ -74,6 +89,7 @@ def html_report(
         _weights(points, objectives, mixed),
         _points(points, objectives, mixed),
         _mixing(points, objectives, mixed),
+        _tickets(points, objectives, ticketed_trials(records, masks or {})),
         _cost(records),
         _failures(records),
         _protocol(protocol, protocol_hashes(points, records)),
@@ -163,6 +179,23 @@ def _text_weights(points: Sequence[Point], objectives: Sequence[Objective], mixe
         rest = "".join(tables[N_TABLES_OPEN:])
         more = f"<details><summary>{len(tables) - N_TABLES_OPEN} more</summary>{rest}</details>"
     return f"<h2>{WEIGHTS_TITLE}</h2><p>{WEIGHTS_SAID} {FRAMED_SAID}</p>{''.join(tables[:N_TABLES_OPEN])}{more}"
+
+
+def _tickets(points: Sequence[Point], objectives: Sequence[Objective], trials: Sequence[Ticketed]) -> str:
+    if not trials:
+        return ""
+    rows = {point.id: i for i, point in enumerate(table_order(points, objectives))}
+    series, groups, tables = series_of(trials, points), distance_trials(trials), ticket_tables(trials)
+    parts = [f"<h2>{TITLE}</h2>"]
+    parts += [f"<p>{density_sentence()}</p>{density_panels(series, rows)}"] if series else []
+    for i, table in enumerate(tables):
+        parts += [f"<h2>{escape(table.title)}</h2>"] if i else []
+        parts += [f"<p>{escape(sentence)}</p>" for sentence in table.sentences]
+        parts.append(tickets_table(table))
+    if groups:
+        text = "".join(f"<p>{escape(sentence)}</p>" for sentence in distance_sentences(trials))
+        parts.append(f"<h2>{DISTANCES}</h2>{text}{distance_panels(groups, trials)}")
+    return "".join(parts)
 
 
 def _cost(records: Sequence[TrialRecord]) -> str:

@@ -18,6 +18,7 @@ from robusweep.report.mixing import SHARES, TAKING_PART, Section, WeightTable, n
 from robusweep.report.readings import attack_names, front_of, held_out_names, searched_keys, table_order
 from robusweep.report.sentences import FLAG, FRONT, KNEE, n_text, percent, seconds_text, stopped_text, value_text
 from robusweep.report.svg_shares import share_axis, share_histograms
+from robusweep.report.tickets import TicketTable
 from robusweep.scores import Rate
 
 
@@ -152,6 +153,10 @@ def against_table(table: ReferenceTable, points: Sequence[Point], objectives: Se
 
 def section_table(section: Section) -> str:
     return _columns_table(section.columns, section.points)
+
+
+def tickets_table(table: TicketTable) -> str:
+    return _columns_table(table.columns, [None] * len(table.columns[0].cells))
 
 
 def weights_table(table: WeightTable, styles: Mapping[str, str]) -> str:

@@ -36,6 +36,7 @@ from robusweep.report.sentences import (
     summary_sentence,
     value_text,
 )
+from robusweep.report.tickets import Mask, ticket_tables, ticketed_trials
 from robusweep.scores import Rate
 
 
@@ -50,6 +51,7 @@ def markdown_report(
     protocol: Mapping[str, object],
     against: ReferenceTable | None = None,
     space: Mapping[str, Any] | None = None,
+    masks: Mapping[int, Mask] | None = None,
 ) -> str:
     """Notices, summary, front, comparisons, mixing, failures and definitions: what fits into a comment or a chat."""
     mixed = mixed_points(points, records, space or {})
@@ -73,6 +75,9 @@ def markdown_report(
     for i, table in enumerate(weight_tables(mixed, points, objectives)):
         parts += [] if i else [f"## {WEIGHTS_TITLE}", WEIGHTS_SAID]
         parts += [f"### {_plain(short_name(table.point.id, table.point.params))}", _columns_table(table.columns)]
+    for ticket_table in ticket_tables(ticketed_trials(records, masks or {})):
+        words = map(_plain, ticket_table.sentences)
+        parts += [f"## {_plain(ticket_table.title)}", *words, _columns_table(ticket_table.columns)]
     failed = [record for record in records if record.status == "failed"]
     if failed:
         parts.append("\n".join(f"- trial {r.number} failed: {_plain(r.error or 'not recorded')}" for r in failed))

@@ -44,6 +44,9 @@ svg a:focus-visible { outline: 2px solid var(--link); }
 .line { stroke: var(--c); } .band, .dot { fill: var(--c); } .foot { fill: var(--front); }
 .guide { stroke: var(--ink); opacity: 0; } .target { fill: transparent; }
 a:hover .guide, a.lit .guide { opacity: .5; }
+.whole { --c: var(--dominated); } .whisker { stroke: var(--c); fill: none; stroke-width: 1.5; opacity: .55; }
+.reference { stroke: var(--dominated); fill: none; stroke-dasharray: 2 4; } a.lit .dot { stroke: var(--ink); }
+.threshold { stroke: var(--front); fill: none; stroke-dasharray: 5 4; } .drawn { stroke: var(--ink); fill: none; }
 .panels.few { grid-template-columns: repeat(auto-fill, minmax(min(100%, 500px), 1fr)); }
 .weights { margin: 1.2rem 0; } .weights figcaption { color: var(--ink); font-weight: 600; margin-bottom: .3rem; }
 svg.shares { display: block; width: 210px; } svg.shares text { font-size: 12px; } .bar { fill: var(--c); }

@@ -20,7 +20,8 @@ DEFINITIONS = {
     "accuracy under attack": "right before and after this attack / all attacked examples",
     "success rate": "turned wrong by this attack / examples that were right before it",
     "median queries": "texts that the attack asked the model about, median over examples that were right before",
-    "train seconds": "what training the adapters of the trial took, also where they were reused from the cache",
+    "train seconds": "what finding the ticket and training the adapters of the trial took, also where these were "
+    "reused from the cache",
     "interval": "Wilson score interval at 95 %, for each rate by itself; n is the denominator",
     "flag": "a reason not to believe a number as it stands, measured on the model itself or on the attacks' outcomes",
     "stopped": "attacked no further: another point is at least as accurate on clean text and surely more robust; its "

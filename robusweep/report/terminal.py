@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def front_table(points: Sequence[Point], *, with_dominated: bool = False) -> Table:
-    """The front by falling clean accuracy, then the dominated points by rank when they are asked for."""
+def front_table(
+    points: Sequence[Point], *, with_dominated: bool = False, probabilities: Mapping[str, float] | None = None
+) -> Table:
+    """The front by falling clean accuracy, then the dominated points by rank when they are asked for.
+
+    ``probabilities``: how often each point is on the front when the examples are drawn again.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -31,9 +36,13 @@ def front_table(points: Sequence[Point], *, with_dominated: bool = False) -> Tab
     for head, metric in metrics.items():
         rates = [rate for rate in (measured(p, metric) for p in shown) if isinstance(rate, Rate)]
         table.add_column(Text(f"{head} %\n{n_text(rates)}"), justify="right", no_wrap=True)
+    if probabilities is not None:
+        table.add_column("on the front\n% of draws", justify="right", no_wrap=True)
     for point in shown:
         cells = [_mark(point), f"{point.id} {FLAG}" if point.flags else point.id, short_name("", point.params).strip()]
         cells += [_numbers(measured(point, metric)) for metric in metrics.values()]
+        if probabilities is not None:
+            cells.append(f"{100 * probabilities[point.id]:.0f}" if point.id in probabilities else "")
         table.add_row(*map(Text, cells), style="red" if point.pareto else "dim")
     return table
 
@@ -83,6 +92,35 @@ def comparison_table(found: Mapping[str, Any]) -> Group:
         table.add_row(Text(Axis(name).label + n), *rates, difference, *counts, f"{row['p_value']:.3g}")
     said = f"first: {found['first']}, second: {found['second']}, on the same {found['n']} examples, protocol hash"
     return Group(table, Text(f"{said} {found['protocol_hash']}", style="dim"))
+
+
+def confirmation_table(found: Sequence[Mapping[str, Any]]) -> Group:
+    """What ``robusweep confirm --json`` prints, for people."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("point", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for head in ("validation %", "test %", "shrinkage\nin points", "trained again %"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for one in found:
+        for i, (metric, gap) in enumerate(one["shrinkage"].items()):
+            rates = [_numbers(Rate.model_validate(gap[side])) for side in ("first", "second")]
+            shrinkage = f"{100 * gap['difference']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
+            again = ", ".join(f"{100 * rates_again[metric]:.1f}" for rates_again in one["again"])
+            table.add_row(Text(one["point"] if i == 0 else ""), Text(Axis(metric).label), *rates, shrinkage, again)
+    said = [
+        f"{one['point']}: chosen among {one['n_points']} points; {_flags(one['test'])}; protocol hash "
+        f"{one['protocol_hash']}"
+        for one in found
+    ]
+    return Group(table, *(Text(line, style="dim") for line in said))
+
+
+def _flags(point: Mapping[str, Any]) -> str:
+    return ", ".join(flag["name"] for flag in point["flags"]) or "no flags"
 
 
 def _short(value: float | None) -> str:

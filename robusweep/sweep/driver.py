@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from pydantic import ValidationError
 from robusweep.assignment import Assignment, PointPlan, trial_dir, trial_id
 from robusweep.front import Point, assess, metrics_of, with_stand_ins
 from robusweep.recipe import Recipe, SweepPlan
-from robusweep.record import StandIn, TrialRecord, read_trials, write_text
+from robusweep.record import StandIn, TrialRecord, read_trial, write_text
 from robusweep.scores import metric_value
-from robusweep.sweep.study import Asked, Study
+from robusweep.sweep.stop import disk_full, says_full
+from robusweep.sweep.study import MAX_ATTEMPTS, Asked, Study
 
 
 def _nothing(_what: str) -> None:
@@ -23,6 +25,7 @@ class Driver:
     """Hands out trials until the budget is spent; told records go to disk, to the study and to ``on_change``.
 
     ``recipe`` has its stand-ins in place; ``on_change`` is called after each trial with what happened, in one line.
+    ``killed``: the last driver of this sweep did not end by itself, so what it was running may be what killed it.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class Driver:
         stand_ins: list[StandIn],
         *,
         name: str,
+        killed: bool = True,
     ) -> None:
         assert plan.recipe.search is not None
         self.root, self.name, self.plan, self.recipe, self.stand_ins = root, name, plan, recipe, stand_ins
@@ -41,22 +45,25 @@ class Driver:
         self.on_change: Callable[[str], None] = _nothing
         self.study = Study(self.run_dir / "study.journal", plan)
         self._live: dict[int, Asked] = {}
-        self._reconcile()
+        self._reconcile(killed)
 
     @property
     def run_dir(self) -> Path:
         return self.root / "runs" / self.name
 
-    def _reconcile(self) -> None:
+    def _reconcile(self, killed: bool) -> None:
         """Bring the study up to what is on disk: a record that was written but not told, a curve told in part.
 
         What was begun and has no record, or was told and has lost it, waits to be run again.
         """
-        written = {record.number: record for record in read_trials(self.run_dir)}
+        paths = sorted(self.run_dir.glob("trials/*/record.json"))
+        written = {record.number: record for record in map(_read_if_whole, paths) if record is not None}
         self._waiting: list[Asked] = []
         self._records = dict(written)  # what lies on disk, which thousands of trials need not read again and again
+        self._attempts: dict[int, int] = {}  # of trials that start again: the attempt that was the last
         for asked in self.study.finished():
             if asked.number not in written:
+                self._attempts[asked.number] = 0
                 self._waiting.append(asked)
             elif written[asked.number].status == "complete":
                 self.study.complete(asked, self._values(written[asked.number]))
@@ -64,18 +71,30 @@ class Driver:
             record = written.get(asked.number)
             if record is not None and record.status == "complete":
                 self._tell(asked, record)
-            else:
+                continue
+            attempt = self.study.attempt(asked)
+            if not killed or attempt < MAX_ATTEMPTS:
+                self._attempts[asked.number] = attempt if killed else attempt - 1  # who ends by itself blames no trial
                 self._waiting.append(asked)
+            else:
+                self._give_up(asked, f"the sweep was killed while it ran, in each of {MAX_ATTEMPTS} attempts")
 
     @property
     def n_waiting(self) -> int:
         """How many trials of earlier runs are to be run again."""
         return len(self._waiting)
 
+    @property
+    def n_live(self) -> int:
+        """How many trials are handed out and not over."""
+        return len(self._live)
+
     def next_assignment(self) -> Assignment | None:
         """The next trial to run: one that waits first, then a new one; None when the budget is spent or handed out."""
         if self._waiting:
             asked = self._waiting.pop(0)
+            self._attempts[asked.number] += 1
+            self.study.start_again(asked, self._attempts[asked.number])
         elif sum(self.study.counts().values()) < self.n_trials:
             asked = self.study.ask()
         else:
@@ -89,8 +108,9 @@ class Driver:
         for i, values in enumerate(self.plan.space.grid_points(asked.params)):
             params = {k: v for k, v in (asked.params | values).items() if k in self.plan.space.dimensions}
             ordered = {key: params[key] for key in self.plan.space.dimensions if key in params}
-            mix = self.plan.with_params(ordered).mix
-            points.append(PointPlan(id=f"{trial_id(asked.number)}.{i:02d}", params=ordered, mix=mix))
+            made = self.plan.with_params(ordered)
+            point = f"{trial_id(asked.number)}.{i:02d}"
+            points.append(PointPlan(id=point, params=ordered, mix=made.mix, prune=made.prune))
         recipe = self.plan.with_params(asked.params)
         return Assignment(
             name=self.name,
@@ -109,19 +129,50 @@ class Driver:
         return recipe.model.model_copy(update={"base": self.recipe.model.base})
 
     def finished(self, number: int, record_json: str | None, error: str | None = None) -> None:
-        """Take what a worker handed back: a record, or how the worker itself died."""
-        asked = self._live.pop(number)
-        path = trial_dir(self.root, self.name, number) / "record.json"
+        """Take what a worker handed back: a record, or what it raised.
+
+        Raises ``MissingError`` when the trial failed for want of disk space: it is no failure of its configuration, and
+        the next trial would fail as well.
+        """
         try:
             record = TrialRecord.model_validate_json(record_json) if record_json else None
         except ValidationError as e:
             record, error = None, f"the worker's record can't be read: {e}"
+        failed = (error or "") if record is None else (record.error or "") if record.status == "failed" else ""
+        if says_full(failed):
+            said = failed.strip().splitlines()
+            line = next(line for line in reversed(said) if says_full(line))
+            raise disk_full(f"{trial_id(number)} could not go on ({line.strip()})", self.root)
+        asked = self._live.pop(number)
+        path = trial_dir(self.root, self.name, number) / "record.json"
         if record is None or not path.is_file():
             record = record or self._lost(asked, error or "the worker ended without a record")
             write_text(path, record.model_dump_json(indent=2) + "\n")
+        self._took(asked, record)
+
+    def died(self, number: int, how: str) -> None:
+        """A worker was killed with its trial: the trial waits to be started again, until it has had its attempts."""
+        asked, attempt = self._live.pop(number), self._attempts.setdefault(number, 1)
+        record = _read_if_whole(trial_dir(self.root, self.name, number) / "record.json")
+        if record is not None and record.status == "complete":  # killed between writing it and handing it back
+            self._took(asked, record)
+        elif attempt < MAX_ATTEMPTS:
+            self._waiting.append(asked)
+            self.on_change(f"{trial_id(number)} {how}; it starts again, attempt {attempt + 1} of {MAX_ATTEMPTS}")
+        else:
+            self._give_up(asked, f"{how}, in each of {MAX_ATTEMPTS} attempts")
+
+    def _give_up(self, asked: Asked, error: str) -> None:
+        record = self._lost(asked, error)
+        write_text(
+            trial_dir(self.root, self.name, asked.number) / "record.json", record.model_dump_json(indent=2) + "\n"
+        )
+        self._took(asked, record)
+
+    def _took(self, asked: Asked, record: TrialRecord) -> None:
         record = self._tell(asked, record)
         outcome = f"{len(record.points)} points" if record.status == "complete" else f"failed: {record.error_kind}"
-        self.on_change(f"{trial_id(number)} {outcome}")
+        self.on_change(f"{trial_id(asked.number)} {outcome}")
 
     def _lost(self, asked: Asked, error: str) -> TrialRecord:
         recipe = self._assignment(asked).recipe
@@ -170,3 +221,12 @@ class Driver:
         lines = ",\n".join(point.model_dump_json() for point in points)
         write_text(self.run_dir / "front.json", f"[\n{lines}\n]\n")
         return points
+
+
+def _read_if_whole(path: Path) -> TrialRecord | None:
+    """The record there; None when there is none, or a file that was cut off. Raises ``MissingError`` as read_trial."""
+    try:
+        json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return read_trial(path)

@@ -18,7 +18,7 @@ Work = Callable[[str], str]
 
 
 def run_local(driver: Driver, work: Work, *, n_workers: int) -> None:
-    """Run the driver's trials until it has no more. A worker that dies fails its own trial, not the sweep.
+    """Run the driver's trials until it has no more. A worker that dies takes its own trial along, not the sweep.
 
     ``work`` takes an assignment as JSON and gives a record as JSON; it is importable by name in a new process. Every
     worker is a pool of one process, so that it is known whose trial died with it.
@@ -28,15 +28,20 @@ def run_local(driver: Driver, work: Work, *, n_workers: int) -> None:
         live: dict[Future[str], tuple[ProcessPoolExecutor, int]] = {}
         while True:
             while idle and (assignment := driver.next_assignment()) is not None:
-                worker = idle.pop()
-                live[worker.submit(work, assignment.model_dump_json())] = worker, assignment.number
+                worker, given = idle.pop(), assignment.model_dump_json()
+                try:
+                    future = worker.submit(work, given)
+                except BrokenProcessPool:  # killed while it had nothing to do
+                    worker = stack.enter_context(_worker())
+                    future = worker.submit(work, given)
+                live[future] = worker, assignment.number
             if not live:
                 return
             for future in wait(live, return_when=FIRST_COMPLETED).done:
                 worker, number = live.pop(future)
                 error = future.exception()
                 if isinstance(error, BrokenProcessPool):
-                    driver.finished(number, None, "the worker process died (killed, or out of memory)")
+                    driver.died(number, "the worker process died (killed, or out of memory)")
                     worker = stack.enter_context(_worker())
                 elif error is not None:
                     driver.finished(number, None, f"{type(error).__name__}: {error}")

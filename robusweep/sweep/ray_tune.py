@@ -9,17 +9,25 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
+import socket
+import sys
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from robusweep.errors import MissingError
 from robusweep.recipe import Resources
 from robusweep.sweep.driver import Driver
+from robusweep.sweep.stop import stop_at_sigterm
 
 Work = Callable[[str], str]
 START_ATTEMPTS = 3  # on a busy machine Ray gives up on itself after 15 to 30 seconds; another try often does it
+HEAD_SECONDS, HEAD_MISSED = 2.0, 5  # between two looks at Ray's head, and how many in a row say that it is gone
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # records are ours; Tune's CSV and TensorBoard files are not needed
@@ -34,7 +42,7 @@ def run_ray(driver: Driver, work: Work, *, resources: Resources, address: str | 
     """Run the driver's trials on Ray until it has no more. ``address`` joins a running cluster (``auto``,
     ``host:port``).
 
-    Raises ``MissingError`` when Ray can't be started or joined, with what to do instead.
+    Raises ``MissingError`` when Ray can't be started or joined, with what to do instead, and when its head is lost.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -44,24 +52,31 @@ def run_ray(driver: Driver, work: Work, *, resources: Resources, address: str | 
     # Tune looks for the result files that we told it not to write
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.CRITICAL)
     _start(ray, address)
+    stop_at_sigterm()  # Ray has put its own answer to SIGTERM in place
     folder = driver.run_dir / ".ray"
+    searcher = _searcher(driver)
     try:
-        tune.Tuner(
-            tune.with_resources(_trainable(work), {"cpu": resources.cpus, "gpu": resources.gpus}),
-            tune_config=tune.TuneConfig(
-                search_alg=_searcher(driver),
-                num_samples=-1,
-                max_concurrent_trials=resources.max_concurrent,
-                reuse_actors=True,  # a worker's imports cost more than many a trial
-                trial_dirname_creator=lambda trial: str(trial.trial_id),
-            ),
-            run_config=tune.RunConfig(
-                name=f"{int(time.time())}-{uuid.uuid4().hex[:6]}",
-                storage_path=str(folder.resolve()),
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=1),  # a lost node; a trial's own failure is a record
-            ),
-        ).fit()
+        with _head_watched(ray, address):
+            tune.Tuner(
+                tune.with_resources(_trainable(work), {"cpu": resources.cpus, "gpu": resources.gpus}),
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    num_samples=-1,
+                    max_concurrent_trials=resources.max_concurrent,
+                    reuse_actors=True,  # a worker's imports cost more than many a trial
+                    trial_dirname_creator=lambda trial: str(trial.trial_id),
+                ),
+                run_config=tune.RunConfig(
+                    name=f"{int(time.time())}-{uuid.uuid4().hex[:6]}",
+                    storage_path=str(folder.resolve()),
+                    verbose=0,
+                    failure_config=tune.FailureConfig(
+                        max_failures=0
+                    ),  # the driver counts attempts, and starts it again
+                ),
+            ).fit()
+    except _DriverFailed:
+        raise searcher.error from None
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
@@ -84,13 +99,84 @@ def _start(ray: Any, address: str | None) -> None:
             time.sleep(2)
 
 
+@contextmanager
+def _head_watched(ray: Any, address: str | None) -> Iterator[None]:
+    """Raise ``MissingError`` when Ray's head is gone; Ray itself would end this process a minute later, unreadably.
+
+    Processes that we started are ended then. Those of a cluster that was joined are its own.
+    """
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    main, over, lost, started = threading.main_thread().ident, threading.Event(), threading.Event(), set[int]()
+    gone = MissingError(
+        f"Ray's head at {host}:{port} is gone (killed, or its machine was lost)",
+        hint="give the same command again: the sweep goes on",
+    )
+
+    def end_started() -> None:
+        for process in started:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def watch() -> None:
+        missed = 0
+        while missed < HEAD_MISSED:
+            if over.wait(HEAD_SECONDS):
+                return
+            missed = 0 if _listens(host.strip("[]"), int(port)) else missed + 1
+        started.update([] if address else _descendants(os.getpid()))
+        lost.set()
+        if main is not None:
+            signal.pthread_kill(main, signal.SIGTERM)  # see stop_at_sigterm
+        if not over.wait(HEAD_SECONDS):  # the main thread waits inside Ray for an answer, and hears no signal
+            end_started()
+            print(f"error: {gone}", file=sys.stderr, flush=True)
+            os._exit(gone.exit_code)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    except BaseException as e:
+        if not lost.is_set():
+            raise
+        raise gone from e
+    finally:
+        over.set()
+        end_started()
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=HEAD_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _descendants(process: int) -> set[int]:
+    """Children of a process, theirs, and so on; none where there is no /proc."""
+    found: set[int] = set()
+    for path in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, path.read_text().split()):
+                found |= {child} | _descendants(child)
+    return found
+
+
 def _trainable(work: Work) -> Callable[[dict[str, Any]], None]:
     def trial(config: dict[str, Any]) -> None:
         from ray import tune
 
-        tune.report({"record": work(config["assignment"])})
+        try:
+            told = {"record": work(config["assignment"])}
+        except Exception as e:  # no record could be written; a worker that is lost tells nothing
+            told = {"raised": f"{type(e).__name__}: {e}"}
+        tune.report(told)
 
     return trial
+
+
+class _DriverFailed(BaseException):
+    """The driver can't go on. No ``Exception``, so that it goes through Tune, which would go on without it."""
 
 
 def _searcher(driver: Driver) -> Any:
@@ -103,14 +189,16 @@ def _searcher(driver: Driver) -> Any:
         def __init__(self) -> None:
             super().__init__(metric=None, mode=None)
             self._numbers: dict[str, int] = {}
+            self.error: Exception | None = None
 
         def set_search_properties(self, *_args: Any, **_spec: Any) -> bool:
             return True
 
-        def suggest(self, trial_id: str) -> dict[str, Any] | str:
-            assignment = driver.next_assignment()
-            if assignment is None:
-                return str(Searcher.FINISHED)
+        def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+            with self._raising_through_tune():
+                assignment = driver.next_assignment()
+            if assignment is None:  # a trial that runs may be lost and handed out again
+                return None if driver.n_live else str(Searcher.FINISHED)
             self._numbers[trial_id] = assignment.number
             return {"assignment": assignment.model_dump_json()}
 
@@ -118,8 +206,20 @@ def _searcher(driver: Driver) -> Any:
             number = self._numbers.pop(trial_id, None)
             if number is None:
                 return
-            record = None if error else (result or {}).get("record")
-            driver.finished(number, record, "the worker was lost (killed, out of memory, or its node went away)")
+            with self._raising_through_tune():
+                if error or not result:
+                    driver.died(number, "the worker was lost (killed, out of memory, or its node went away)")
+                else:
+                    driver.finished(number, result.get("record"), result.get("raised"))
+
+        @contextmanager
+        def _raising_through_tune(self) -> Iterator[None]:
+            """Tune takes an exception of a searcher for a trial's; the driver's own end the sweep."""
+            try:
+                yield
+            except Exception as e:
+                self.error = e
+                raise _DriverFailed from e
 
         def save(self, checkpoint_path: str) -> None:
             with open(checkpoint_path, "w") as file:  # noqa: PTH123 - Tune asks for a file; the study is the state

@@ -27,6 +27,7 @@ from robusweep.recipe import NAME, Recipe, SweepPlan
 from robusweep.record import TrialRecord, write_json, write_text
 from robusweep.report import write_reports
 from robusweep.sweep.driver import Driver
+from robusweep.sweep.stop import stopped_readably
 
 Say = Callable[[str], None]
 SYNC_SECONDS = 60.0  # between two writings of reports and MLflow while trials run
@@ -61,7 +62,7 @@ def run_sweep(
 
     A finished sweep trains nothing. A killed one goes on: trials that were running start again under their number,
     from their last finished stage. Raises ``UsageError`` when the folder holds another sweep or another driver runs
-    it.
+    it, and ``MissingError`` when the disk is full. SIGTERM raises ``KeyboardInterrupt``, as Ctrl-C does.
     """
     recipe, stand_ins = resolved_sweep(plan)
     dataset = check_data(recipe)
@@ -73,10 +74,10 @@ def run_sweep(
     if not re.fullmatch(NAME, name):
         raise UsageError(f"--name {name!r}: letters, digits, dots, dashes and underscores only, 80 at most")
     run_dir = root / "runs" / name
-    with _only_driver(run_dir):
+    with stopped_readably(root), _only_driver(run_dir) as killed:
         _same_sweep(run_dir, plan, _used(recipe, dataset))
         _write_inputs(run_dir, plan, recipe)
-        driver = Driver(root, plan, recipe, stand_ins, name=name)
+        driver = Driver(root, plan, recipe, stand_ins, name=name, killed=killed)
         projections = _Projections(driver, say=say, track=track)
         driver.on_change = projections.changed
         begun = driver.study.counts()
@@ -112,7 +113,7 @@ class _Projections:
         self._driver, self._say, self._track = driver, say, track
         self._notices = [stand_in.notice() for stand_in in driver.stand_ins]
         self._file = driver.run_dir / "mlflow.json"
-        self._run_ids: dict[str, str] = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        self._run_ids: dict[str, str] = _json_or_none(self._file) or {}  # the next sync finds them all again
         self._next, self._next_front = time.monotonic() + SYNC_SECONDS, 0.0
 
     def changed(self, what: str) -> None:
@@ -222,12 +223,26 @@ def _same_sweep(run_dir: Path, plan: SweepPlan, used: dict[str, str]) -> None:
     if not path.is_file():
         write_json(path, now)
         return
-    differences = _differences(json.loads(path.read_text()), now)
+    before = _json_or_none(path)
+    if before is None:
+        raise MissingError(
+            f"{path} is damaged, so it can't be told whether this is the recipe that the sweep was begun with",
+            hint=f"if it is, remove {path} and give the same command again: the sweep goes on",
+        )
+    differences = _differences(before, now)
     if differences:
         raise UsageError(
             f"{run_dir} holds a sweep of another recipe:\n    " + "\n    ".join(differences),
             hint=f"give the changed recipe another name (--name {run_dir.name}_2), or undo the change",
         )
+
+
+def _json_or_none(path: Path) -> Any:
+    """What a file holds; None when it is not there, or is no JSON (cut off by a full disk or a power cut)."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:
@@ -239,8 +254,11 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
 
 
 @contextmanager
-def _only_driver(run_dir: Path) -> Iterator[None]:
-    """One driver for a sweep. The lock goes with its process, so a kill leaves none behind."""
+def _only_driver(run_dir: Path) -> Iterator[bool]:
+    """One driver for a sweep. The lock goes with its process, so a kill leaves none behind.
+
+    Yields whether the last driver was killed: one that ends in any other way takes its process id out of the file.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / "LOCK").open("a+") as file:
         try:
@@ -251,7 +269,12 @@ def _only_driver(run_dir: Path) -> Iterator[None]:
                 f"{run_dir} is being run by another process ({file.read().strip() or 'unknown'})",
                 hint=f"watch it with: robusweep status {run_dir.name}",
             ) from None
+        file.seek(0)
+        killed = file.read() != ""
         file.truncate(0)
         file.write(f"pid {os.getpid()}\n")
         file.flush()
-        yield
+        try:
+            yield killed
+        finally:
+            file.truncate(0)

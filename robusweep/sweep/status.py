@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from robusweep.errors import EmptyFrontError, MissingError, UsageError, nearest
 from robusweep.front import Point
@@ -49,9 +49,12 @@ def find_run(root: Path, name_or_dir: str) -> Path:
 
 
 def read_points(run_dir: Path) -> list[Point]:
-    """All assessed points of a run. Raises ``EmptyFrontError`` when there is none."""
-    path = run_dir / "front.json"
-    points = _POINTS.validate_json(path.read_text(encoding="utf-8")) if path.is_file() else []
+    """All assessed points of a run. Raises ``EmptyFrontError`` when there is none, ``MissingError`` if damaged."""
+    points = _points(run_dir / "front.json")
+    if points is None:
+        raise MissingError(
+            f"{run_dir / 'front.json'} is damaged", hint="run the recipe again: it is written anew from the records"
+        )
     if not points:
         raise EmptyFrontError(f"{run_dir} has no completed point yet", hint=f"robusweep status {run_dir.name}")
     return points
@@ -71,11 +74,23 @@ def read_status(run_dir: Path) -> SweepStatus:
         share = None if record.is_file() else read_share(folder)
         doing = f"{share[0]}, {share[1]:.0%}" if share else ""
         trials.append(TrialStatus(folder.name, state, lines[-1] if lines else "", doing))
-    front = run_dir / "front.json"
-    points = _POINTS.validate_json(front.read_text(encoding="utf-8")) if front.is_file() else []
-    budget = run_dir / "budget.json"
-    n_trials = json.loads(budget.read_text())["n_trials"] if budget.is_file() else None
-    return SweepStatus(run_dir.name, running, n_trials, trials, len(points), sum(p.pareto for p in points))
+    points = _points(run_dir / "front.json") or []
+    return SweepStatus(run_dir.name, running, _budget(run_dir), trials, len(points), sum(p.pareto for p in points))
+
+
+def _points(path: Path) -> list[Point] | None:
+    """The points in a front's file: none when it is not there, None when it is damaged."""
+    try:
+        return _POINTS.validate_json(path.read_bytes()) if path.is_file() else []
+    except ValidationError:
+        return None
+
+
+def _budget(run_dir: Path) -> int | None:
+    try:
+        return int(json.loads((run_dir / "budget.json").read_bytes())["n_trials"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _recorded(path: Path) -> str:

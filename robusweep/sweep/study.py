@@ -7,12 +7,14 @@ that the sampler learns from the whole curve.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robusweep.errors import UsageError
+from robusweep.errors import MissingError, UsageError
 from robusweep.front import Objective
 from robusweep.recipe import AnySampler, Gp, Nsga2, Nsga3, Qmc, RandomSearch, SweepPlan, Tpe
 from robusweep.seeds import derive
@@ -21,9 +23,10 @@ from robusweep.space import Dimension, SearchSpace
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
+    from optuna.storages.journal._file import BaseJournalFileLock
 
 NUMBER, POINT, ATTEMPT, IDENTITY = "robusweep.number", "robusweep.point", "robusweep.attempt", "robusweep.identity"
-MAX_ATTEMPTS = 3  # a trial that was running when the driver died is started again this often
+MAX_ATTEMPTS = 3  # a trial whose worker or driver was killed is started this often, the first time included
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,11 @@ class Study:
         self.seed = plan.recipe.seed
         self._sampler = plan.recipe.search.sampler
         path.parent.mkdir(parents=True, exist_ok=True)
-        # a kill while Optuna held its lock leaves the lock behind; we hold the sweep's own lock, so nobody else has it
-        path.with_name(path.name + ".lock").unlink(missing_ok=True)
+        _repair(path)
         wanted = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
         directions = [wanted[o.goal] for o in self.objectives]
         self._study: optuna.Study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(path))),
+            storage=JournalStorage(JournalFileBackend(str(path), lock_obj=_lock())),
             study_name=plan.sweep_digest()[:12],
             directions=directions,
             load_if_exists=True,
@@ -80,36 +82,43 @@ class Study:
         return len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
 
     def orphans(self) -> list[Asked]:
-        """Trials that were running when an earlier driver died, to be run again under their own number.
-
-        A trial that was started too often already is told as failed. One that never got its number is failed, too.
-        """
+        """Trials that were running when an earlier driver ended. One that was never handed out is told as failed."""
         from optuna.trial import TrialState
 
         found = []
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            attempt = int(trial.user_attrs.get(ATTEMPT, 1))
-            if NUMBER not in trial.user_attrs or attempt >= MAX_ATTEMPTS:
+            if NUMBER in trial.user_attrs:
+                found.append(self._asked_from(trial))
+            else:
                 self._study.tell(trial.number, state=TrialState.FAIL)
-                continue
-            self._study._storage.set_trial_user_attr(trial._trial_id, ATTEMPT, attempt + 1)
-            found.append(self._asked_from(trial))
         return found
+
+    def attempt(self, asked: Asked) -> int:
+        """Which attempt at a trial was the last, from 1 on."""
+        return int(self._study.get_trials(deepcopy=False)[asked.optuna_number].user_attrs.get(ATTEMPT, 1))
+
+    def start_again(self, asked: Asked, attempt: int) -> None:
+        """Write down that a trial starts again. One that is told already can't be written on, and is not counted."""
+        trial = self._study.get_trials(deepcopy=False)[asked.optuna_number]
+        if not trial.state.is_finished():
+            self._study._storage.set_trial_user_attr(trial._trial_id, ATTEMPT, attempt)
 
     def ask(self) -> Asked:
         """A new trial. Its parameters depend on the seed, its number and the trials told so far."""
+        from optuna.trial import TrialState
+
         number = len(self._asked())
         self._study.sampler = make_sampler(self._sampler, derive(self.seed, "sampler", number) % 2**32)
         grids = self.space.training_grids()
         fixed = dict(grids[number % len(grids)]) | {k: d.corners()[0] for k, d in self.space.after_training.items()}
-        if fixed:
+        if fixed and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):  # of a kill just here
             self._study.enqueue_trial(fixed)
         trial = self._study.ask()
-        trial.set_user_attr(NUMBER, number)
         params: dict[str, Any] = {}
         for key, dimension in self.space.dimensions.items():
             if dimension.holds(params):
                 params[key] = _suggest(trial, key, dimension)
+        trial.set_user_attr(NUMBER, number)  # last: what a kill cuts off above has no number, and is asked for anew
         return Asked(number, trial.number, {k: v for k, v in params.items() if k in self.space.training})
 
     def complete(self, asked: Asked, points: Sequence[tuple[str, dict[str, Any], Sequence[float] | None]]) -> None:
@@ -159,6 +168,41 @@ class Study:
     def _asked_from(self, trial: optuna.trial.FrozenTrial) -> Asked:
         params = {k: v for k, v in trial.params.items() if k in self.space.training}
         return Asked(int(trial.user_attrs[NUMBER]), trial.number, params)
+
+
+def _lock() -> BaseJournalFileLock:
+    """No lock: we hold the sweep's own. A kill would leave Optuna's behind, and Ctrl-C inside it is a wrong error."""
+    from optuna.storages.journal._file import BaseJournalFileLock
+
+    class NoLock(BaseJournalFileLock):
+        def acquire(self) -> bool:
+            return True
+
+        def release(self) -> None:
+            return None
+
+    return NoLock()
+
+
+def _repair(path: Path) -> None:
+    """Cut a last line that a kill or a full disk has torn: Optuna would write its next line on to it.
+
+    Raises ``MissingError`` when a line before the last is damaged, which no kill does.
+    """
+    written = path.read_bytes() if path.is_file() else b""
+    lines = written.split(b"\n")
+    if lines[-1]:
+        with path.open("r+b") as file:
+            file.truncate(len(written) - len(lines[-1]))
+            os.fsync(file.fileno())
+    for n, line in enumerate(lines[:-1]):
+        try:
+            json.loads(line)
+        except ValueError:
+            raise MissingError(
+                f"{path} is damaged at line {n + 1} of {len(lines) - 1}",
+                hint=f"keep what is before it: head -n {n} {path} > good && mv good {path}; then run the recipe again",
+            ) from None
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

@@ -13,8 +13,9 @@ from robusweep.tickets.early_bird import EarlyBird
 from robusweep.tickets.magnitude import Magnitude
 from robusweep.tickets.masks import Masks
 from robusweep.tickets.random_ticket import RandomTicket
+from robusweep.tickets.robust_ticket import RobustTicket
 
-AnyTicket = Annotated[EarlyBird | RandomTicket | Magnitude, Field(discriminator="kind")]
+AnyTicket = Annotated[EarlyBird | RobustTicket | RandomTicket | Magnitude, Field(discriminator="kind")]
 
 __all__ = [
     "AnyTicket",
@@ -24,6 +25,7 @@ __all__ = [
     "Magnitude",
     "Masks",
     "RandomTicket",
+    "RobustTicket",
     "SearchCosts",
     "Ticket",
 ]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from robusweep.spec import Spec
-from robusweep.tickets.coefficients import CoefficientRecord
-from robusweep.tickets.drawing import Drawn, Size
+from robusweep.tickets.coefficients import CoefficientRecord, Gaps
+from robusweep.tickets.drawing import Drawn, Size, Values
+from robusweep.tickets.masks import Masks
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
+
+    from robusweep.tickets.gates import Gates, HardConcrete
 
 
 class Ticket(Spec, ABC):
@@ -60,13 +65,30 @@ class Ticket(Spec, ABC):
 
 
 class Searched(Ticket, ABC):
-    """A ticket that is drawn from the coefficients of a search."""
+    """A ticket that is drawn from the coefficients of a search.
+
+    The search trains on embeddings that ``n_steps`` steps of length ``step_size`` (L2 over a text's tokens) move.
+    ``freelb``: each step also teaches, ``n_steps`` passes in all, and the perturbation moves n_steps - 1 times; 1 with
+    ``init_magnitude: 0`` is plain training. ``pgd``: the last of n_steps + 1 passes teaches.
+    """
+
+    adversary: Literal["freelb", "pgd"] = "freelb"
+    n_steps: int = Field(5, ge=1, le=100)
+    step_size: float = Field(0.01, gt=0)
+    init_magnitude: float = Field(0.05, ge=0)
+    max_norm: float | None = Field(None, gt=0)
+    weight_decay: float = Field(0.01, ge=0, le=1)
+    warmup: float = Field(0.1, ge=0, lt=1)
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    batch_size: int = Field(8, ge=1, le=4096)
+    batches: Literal["grouped", "shuffled"] = "grouped"
+    n_epochs: int = Field(1, ge=1, le=1000)
+    gaps_per_epoch: int = Field(20, ge=1)
 
     @property
     def needs_search(self) -> bool:
         return True
 
-    @abstractmethod
     def search(
         self,
         network: Module,
@@ -83,7 +105,45 @@ class Searched(Ticket, ABC):
 
         ``network`` is left as it is.
         """
+        from robusweep.tickets.search import search
+
+        return search(
+            network, tokens, labels, spec=self, pad_id=pad_id, seed=seed, bf16=bf16, stop=stop, on_step=on_step
+        )
 
     @abstractmethod
     def suffices(self, record: CoefficientRecord) -> bool:
         """Whether this ticket can be drawn from a record that another ticket's search may have ended early."""
+
+    # ------------------------------------------------------------------------------------------- how to search
+    @property
+    def ends_after(self) -> float:
+        """Epochs after which the search ends in any case."""
+        return self.n_epochs
+
+    @property
+    def tuning(self) -> tuple[int, float] | None:
+        """(epochs, peak learning rate) of plain training before the search; None: the network as it is."""
+        return None
+
+    @property
+    @abstractmethod
+    def rates(self) -> tuple[float | None, float]:
+        """Peak learning rates of (the weights, None where they rest; the coefficients)."""
+
+    @abstractmethod
+    def gates(self, network: Module, *, seed: int) -> Gates | HardConcrete:
+        """The coefficients before the search, on the network's device; what they draw depends on ``seed`` alone."""
+
+    @abstractmethod
+    def penalty(self, heads: Tensor, neurons: Tensor, progress: float) -> Tensor:
+        """What joins the loss; ``progress`` is the share of the schedule that is done."""
+
+    # ------------------------------------------------------------------------------------------- when to draw
+    def watched(self, heads: Values, neurons: Values) -> Masks:
+        """The masks of these coefficients that are compared between gaps: as drawn, but for ``round_to``."""
+        return replace(self.size, round_to=None).masks(heads, neurons)
+
+    def settled(self, masks: Sequence[Masks], gaps: Gaps) -> int | None:  # noqa: ARG002 - a search is whole
+        """The gap to draw at, as far as the masks of gap 1 and on tell; None while they don't."""
+        return None

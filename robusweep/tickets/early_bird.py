@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -13,11 +12,14 @@ from robusweep.errors import StageError
 from robusweep.spec import digest_of
 from robusweep.tickets.base import Searched
 from robusweep.tickets.coefficients import CoefficientRecord, Gaps
-from robusweep.tickets.drawing import Drawn, Values, apart, settled_gap
+from robusweep.tickets.drawing import Drawn, apart, settled_gap
 from robusweep.tickets.masks import Masks
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
+
+    from robusweep.tickets.gates import Gates
 
 # Keys that say when a search ends and what is drawn from it, and not what happens in it.
 OF_DRAWING = {
@@ -45,23 +47,11 @@ class EarlyBird(Searched):
     """
 
     kind: Literal["early_bird"] = "early_bird"
-    adversary: Literal["freelb", "pgd"] = "freelb"
-    n_steps: int = Field(5, ge=1, le=100)
-    step_size: float = Field(0.01, gt=0)
-    init_magnitude: float = Field(0.05, ge=0)
-    max_norm: float | None = Field(None, gt=0)
     l1_heads: float = Field(1e-5, ge=0)
     l1_neurons: float = Field(2e-4, ge=0)
     learning_rate: float = Field(2e-5, gt=0, le=1)
     coefficient_rate: float | None = Field(None, gt=0, le=1)
-    weight_decay: float = Field(0.01, ge=0, le=1)
-    warmup: float = Field(0.1, ge=0, lt=1)
-    max_grad_norm: float | None = Field(1.0, gt=0)
-    batch_size: int = Field(8, ge=1, le=4096)
-    batches: Literal["grouped", "shuffled"] = "grouped"
-    n_epochs: int = Field(1, ge=1, le=1000)
     max_epochs: float = Field(1.0, gt=0)
-    gaps_per_epoch: int = Field(20, ge=1)
     threshold: float | None = Field(0.1, gt=0, le=1)
     window: int = Field(5, ge=1)
     take: Literal["first", "last"] = "first"
@@ -79,29 +69,25 @@ class EarlyBird(Searched):
     def search_digest(self) -> str | None:
         return digest_of(self.model_dump(mode="json", exclude=OF_DRAWING))
 
-    def search(
-        self,
-        network: Module,
-        tokens: Sequence[Sequence[int]],
-        labels: Sequence[int],
-        *,
-        pad_id: int,
-        seed: int,
-        bf16: bool,
-        stop: bool = True,
-        on_step: Callable[[float], None] | None = None,
-    ) -> CoefficientRecord:
-        from robusweep.tickets.search import search
+    @property
+    def ends_after(self) -> float:
+        return self.max_epochs
 
-        return search(
-            network, tokens, labels, spec=self, pad_id=pad_id, seed=seed, bf16=bf16, stop=stop, on_step=on_step
-        )
+    @property
+    def rates(self) -> tuple[float | None, float]:
+        return self.learning_rate, self.coefficient_rate or self.learning_rate
+
+    def gates(self, network: Module, *, seed: int) -> Gates:  # noqa: ARG002 - nothing is drawn
+        from robusweep.tickets.gates import Gates
+        from robusweep.tickets.parts import shape_of
+
+        return Gates(shape_of(network), next(network.parameters()).device)
+
+    def penalty(self, heads: Tensor, neurons: Tensor, progress: float) -> Tensor:  # noqa: ARG002 - always the same
+        """The coefficients' absolute values, each kind's sum with its weight."""
+        return self.l1_heads * heads.abs().sum() + self.l1_neurons * neurons.abs().sum()
 
     # ------------------------------------------------------------------------------------------- when
-    def watched(self, heads: Values, neurons: Values) -> Masks:
-        """The masks of these coefficients that are compared between gaps: as drawn, but for ``round_to``."""
-        return replace(self.size, round_to=None).masks(heads, neurons)
-
     def settled(self, masks: Sequence[Masks], gaps: Gaps) -> int | None:
         """The gap to draw at, as far as the masks of gap 1 and on tell; None while they don't."""
         if self.threshold is None:

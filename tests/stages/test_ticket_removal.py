@@ -17,7 +17,8 @@ from robusweep.tickets.drawing import Size
 from robusweep.tickets.gates import masked
 from robusweep.tickets.masks import Masks
 from robusweep.tickets.parts import parts_of, shape_of, weight_norms
-from robusweep.tickets.removal import load, rebuilt, remove, removed, save
+from robusweep.tickets.removal import remove, removed
+from robusweep.units import rebuilt
 
 Load = Callable[..., Any]
 
@@ -117,11 +118,16 @@ def test_all_units_kept_is_the_whole_network_and_a_removed_one_learns(load_tiny:
     assert all(parts.query.weight.grad.shape == parts.query.weight.shape for parts in parts_of(found))
 
 
+def saved(network: Any, masks: Masks, folder: Path) -> None:
+    network.save_pretrained(folder)
+    masks.write(folder / "ticket.json")
+
+
 def test_a_ticket_is_rebuilt_from_its_files(family: str, load_tiny: Load, masks: Masks, tmp_path: Path) -> None:
     found = removed(load_tiny(family).network, masks)
-    save(found, masks, tmp_path)
+    saved(found, masks, tmp_path)
     state = torch.get_rng_state()
-    again = load(tmp_path)
+    again = rebuilt(tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(logits(again), logits(found))
     assert not again.training
@@ -129,6 +135,24 @@ def test_a_ticket_is_rebuilt_from_its_files(family: str, load_tiny: Load, masks:
     assert np.array_equal(read.heads, masks.heads)
     assert np.array_equal(read.neurons, masks.neurons)
     assert json.loads((tmp_path / "ticket.json").read_text())["shape"] == [2, 4, 64]
+
+
+def test_a_folder_whose_files_do_not_belong_together_is_refused(load_tiny: Load, masks: Masks, tmp_path: Path) -> None:
+    network = load_tiny("bert").network
+    saved(removed(network, masks), masks, tmp_path)
+    others = masks.neurons.copy()
+    others[0, np.flatnonzero(others[0])[0]] = False
+    for wrong in (Masks(masks.heads, others), Masks(masks.heads[:, :3], masks.neurons)):
+        wrong.write(tmp_path / "ticket.json")
+        with pytest.raises(ValueError, match="do not belong together"):
+            rebuilt(tmp_path)
+    for text in ("{", "[]", '{"heads": ["11"], "neurons": ["1"], "shape": [1, 1, 1]}', '{"heads": ["2"]}'):
+        (tmp_path / "ticket.json").write_text(text)
+        with pytest.raises(ValueError, match="holds no masks"):
+            rebuilt(tmp_path)
+    (tmp_path / "ticket.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"ticket\.json"):
+        rebuilt(tmp_path)
 
 
 def test_masks_that_do_not_fit_are_refused(load_tiny: Load, masks: Masks, tmp_path: Path) -> None:
@@ -140,8 +164,6 @@ def test_masks_that_do_not_fit_are_refused(load_tiny: Load, masks: Masks, tmp_pa
         removed(network, Masks(np.ones((2, 5), dtype=bool), np.ones((2, 64), dtype=bool)))
     with pytest.raises(ValueError, match="at least one head"):
         Masks(np.array([[True], [False]]), np.ones((2, 3), dtype=bool))
-    with pytest.raises(MissingError, match="do not belong together"):
-        rebuilt(network.config, masks, network.state_dict())
     for text in ("{", "[]", '{"heads": ["1"], "neurons": ["1"], "shape": [1, 1, 2]}', '{"heads": ["2"]}'):
         (tmp_path / "ticket.json").write_text(text)
         with pytest.raises(MissingError, match="can't be read"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -81,7 +82,7 @@ def fails_on_the_second(assignment_json: str) -> str:
 def raises_on_the_second(assignment_json: str) -> str:
     assignment = _begin(assignment_json)
     if assignment.number == 1:
-        raise OSError("no space left on device")
+        raise RuntimeError("it broke")
     return record_of(assignment).model_dump_json()
 
 
@@ -89,6 +90,32 @@ def dies_on_the_second(assignment_json: str) -> str:
     assignment = _begin(assignment_json)
     if assignment.number == 1:
         os._exit(9)
+    return record_of(assignment).model_dump_json()
+
+
+def dies_once_on_the_second(assignment_json: str) -> str:
+    assignment = _begin(assignment_json)
+    died = Path(assignment.root) / "died"
+    if assignment.number == 1 and not died.exists():
+        died.touch()
+        os._exit(9)
+    return record_of(assignment).model_dump_json()
+
+
+def dies_behind_its_record(assignment_json: str) -> str:
+    """Killed between the record on disk and handing it back."""
+    assignment = _begin(assignment_json)
+    write_text(assignment.trial_dir / "record.json", record_of(assignment).model_dump_json())
+    if assignment.number == 1:
+        os._exit(9)
+    return record_of(assignment).model_dump_json()
+
+
+def finds_the_disk_full(assignment_json: str) -> str:
+    """The second trial fails for want of space, until the test makes room."""
+    assignment = _begin(assignment_json)
+    if assignment.number == 1 and not (Path(assignment.root) / "room").exists():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(assignment.trial_dir / "record.json"))
     return record_of(assignment).model_dump_json()
 
 

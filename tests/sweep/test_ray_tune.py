@@ -48,6 +48,30 @@ def test_ray_runs_each_trial_once_and_a_worker_that_raises_fails_its_own_trial(
     assert not (done.run_dir / ".ray").exists()
 
 
+def test_a_trial_whose_worker_dies_on_ray_starts_again_and_ends_after_three_attempts(
+    on_ray: Callable[..., Finished], declare: Declare, project: Path
+) -> None:
+    two = "search.budget.n_trials=2"
+    once = on_ray(declare(two, "resources.executor=ray"), project / "a", fake_work.dies_once_on_the_second)
+    assert [record.status for record in once.records] == ["complete", "complete"]
+    always = on_ray(declare(two, "resources.executor=ray"), project / "b", fake_work.dies_on_the_second)
+    assert [record.status for record in always.records] == ["complete", "failed"]
+    assert "in each of 3 attempts" in str(always.records[1].error)
+    begun = [json.loads(line)["number"] for line in (project / "b/calls.log").read_text().splitlines()]
+    assert sorted(begun) == [0, 1, 1, 1]
+
+
+def test_a_full_disk_on_ray_ends_the_sweep_readably(
+    declare: Declare, project: Path, on_ray: Callable[..., Finished]
+) -> None:
+    plan = declare("resources.executor=ray")
+    with pytest.raises(MissingError, match="disk is full: t001"):
+        run_sweep(plan, root=project, say=lambda _text: None, work=fake_work.finds_the_disk_full, track=False)
+    (project / "room").touch()
+    done = on_ray(plan, project, fake_work.finds_the_disk_full)
+    assert [record.status for record in done.records] == ["complete"] * 4
+
+
 def test_ray_and_the_local_executor_ask_for_the_same_first_trial(
     on_ray: Callable[..., Finished], declare: Declare, project: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,12 +18,14 @@ from typing import Any
 import fake_work
 import pytest
 
-from robusweep.errors import UsageError
+from robusweep.errors import MissingError, UsageError
 from robusweep.recipe import SweepPlan, load_recipe
+from robusweep.sweep.driver import Driver
 from robusweep.sweep.rebuild import rebuild_reports
 from robusweep.sweep.run import Finished, run_sweep
 from robusweep.sweep.status import read_points, read_status
-from robusweep.sweep.study import Study
+from robusweep.sweep.stop import stopped_readably
+from robusweep.sweep.study import MAX_ATTEMPTS, Study
 
 Declare = Callable[..., SweepPlan]
 HERE = Path(__file__).parent
@@ -107,6 +110,132 @@ def test_a_trial_that_fails_is_recorded_and_the_others_go_on(
     assert done.records[1].error
     assert len(done.points) == 9
     assert Study(done.run_dir / "study.journal", declare()).counts() == {"complete": 3, "failed": 1, "running": 0}
+
+
+def test_a_trial_whose_worker_dies_starts_again_under_its_number(declare: Declare, project: Path) -> None:
+    said: list[str] = []
+    done = run_sweep(declare(), root=project, say=said.append, work=fake_work.dies_once_on_the_second, track=False)
+    assert [record.status for record in done.records] == ["complete"] * 4
+    assert sorted(calls(project)) == [0, 1, 1, 2, 3]
+    (line,) = [line for line in said if "worker process died" in line]
+    assert "t001" in line
+    assert "attempt 2 of 3" in line
+    assert done.points == swept(declare(), project).points
+    (project / "elsewhere").mkdir()
+    undisturbed = run_sweep(declare(), root=project / "elsewhere", say=silent, work=fake_work.works, track=False)
+    assert [record.params for record in done.records[:2]] == [record.params for record in undisturbed.records[:2]]
+
+
+def test_a_trial_that_always_kills_its_worker_ends_after_three_attempts(declare: Declare, project: Path) -> None:
+    done = swept(declare(), project, fake_work.dies_on_the_second)
+    assert sorted(calls(project)) == [0, 1, 1, 1, 2, 3]
+    assert "in each of 3 attempts" in str(done.records[1].error)
+
+
+@pytest.mark.parametrize(("killed", "starts"), [(True, MAX_ATTEMPTS), (False, None)])
+def test_a_trial_has_three_attempts_where_drivers_are_killed_and_any_number_where_they_end(
+    killed: bool, starts: int | None, declare: Declare, project: Path
+) -> None:
+    plan, started = declare("search.budget.n_trials=2"), 0
+    for _ in range(MAX_ATTEMPTS + 2):  # a driver that hands out its first trial and is no more
+        driver = Driver(project, plan, plan.recipe, [], name="small", killed=killed)
+        assignment = driver.next_assignment()
+        started += assignment is not None and assignment.number == 0
+        assert driver.study.counts()["running"] >= 1
+    assert started == (starts or MAX_ATTEMPTS + 2)
+    records = driver.records()
+    assert [record.number for record in records] == ([0] if killed else [])
+    assert all("in each of 3 attempts" in str(record.error) for record in records)
+
+
+def test_a_trial_that_only_waited_when_the_driver_was_killed_loses_no_attempt(declare: Declare, project: Path) -> None:
+    plan = declare("search.budget.n_trials=2")
+    first = Driver(project, plan, plan.recipe, [], name="small")
+    assert [a.number for a in (first.next_assignment(), first.next_assignment()) if a] == [0, 1]
+    for _ in range(MAX_ATTEMPTS - 1):  # killed with the first trial; the second one waited behind it
+        again = Driver(project, plan, plan.recipe, [], name="small")
+        assert again.n_waiting == 2
+        again.next_assignment()
+    last = Driver(project, plan, plan.recipe, [], name="small")
+    assert [record.number for record in last.records()] == [0]
+    assert last.n_waiting == 1
+    assignment = last.next_assignment()
+    assert assignment is not None
+    assert assignment.number == 1
+
+
+def test_a_complete_trial_that_lost_its_record_and_kills_its_workers_ends_as_well(
+    declare: Declare, project: Path
+) -> None:
+    first = swept(declare(), project)
+    shutil.rmtree(first.run_dir / "trials/t001")
+    done = swept(declare(), project, fake_work.dies_on_the_second)
+    assert sorted(calls(project)) == [0, 1, 1, 1, 1, 2, 3]
+    assert done.records[1].status == "failed"
+
+
+def test_a_worker_that_dies_behind_its_record_has_not_worked_in_vain(declare: Declare, project: Path) -> None:
+    done = swept(declare(), project, fake_work.dies_behind_its_record)
+    assert [record.status for record in done.records] == ["complete"] * 4
+    assert sorted(calls(project)) == [0, 1, 2, 3]
+
+
+def test_a_full_disk_in_a_worker_ends_the_sweep_readably_and_costs_no_trial(declare: Declare, project: Path) -> None:
+    for _ in range(MAX_ATTEMPTS + 1):  # trying in vain does not use up the trial's attempts
+        with pytest.raises(MissingError, match=r"disk is full: t001 .*No space left") as full:
+            swept(declare(), project, fake_work.finds_the_disk_full)
+        assert "same command again" in str(full.value)
+    (project / "room").touch()
+    done = swept(declare(), project, fake_work.finds_the_disk_full)
+    assert [record.status for record in done.records] == ["complete"] * 4
+
+
+@pytest.mark.parametrize("failing", ["study.journal", "front.json", "report.html", "budget.json"])
+def test_a_full_disk_in_the_driver_ends_readably_and_the_same_command_goes_on(
+    failing: str, declare: Declare, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full from the first trial's end on, for one of the driver's files."""
+    fsync = os.fsync
+
+    def full(descriptor: int) -> None:
+        file = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        if failing in file and (failing == "budget.json" or len(calls(project)) > 1):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    (project / "calls.log").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(MissingError, match="disk is full"):
+            swept(declare(), project)
+    done = swept(declare(), project)
+    assert [record.status for record in done.records] == ["complete"] * 4
+    assert len(read_points(done.run_dir)) == 12
+    assert Study(done.run_dir / "study.journal", declare()).counts() == {"complete": 4, "failed": 0, "running": 0}
+
+
+@pytest.mark.parametrize("name", ["front.json", "mlflow.json", "budget.json", "trials/t001/record.json"])
+def test_a_file_that_was_cut_off_does_not_stop_the_sweep(name: str, declare: Declare, project: Path) -> None:
+    first = swept(declare(), project)
+    (first.run_dir / name).write_text("")
+    assert read_status(first.run_dir).name == "small"
+    if name == "front.json":
+        with pytest.raises(MissingError, match=r"front\.json is damaged"):
+            read_points(first.run_dir)
+    again = swept(declare(), project)
+    assert again.points == first.points
+    assert read_points(first.run_dir) == first.points
+    assert sorted(calls(project)) == [0, 1, *([1] if "t001" in name else []), 2, 3]
+
+
+def test_a_description_that_was_cut_off_is_named(declare: Declare, project: Path) -> None:
+    first = swept(declare(), project)
+    (first.run_dir / "sweep.json").write_text("{")
+    with pytest.raises(MissingError, match=r"remove .*sweep\.json"):
+        swept(declare(), project)
+    (first.run_dir / "sweep.json").unlink()
+    assert swept(declare(), project).points == first.points
+    assert len(calls(project)) == 4
 
 
 def test_a_worker_that_talks_nonsense_fails_its_trial(declare: Declare, project: Path) -> None:
@@ -261,6 +390,25 @@ def test_an_interrupt_does_not_wait_for_running_trials_and_the_sweep_goes_on(dec
     done = swept(plan, project)
     assert [record.status for record in done.records] == ["complete", "complete"]
     assert sorted(calls(project)) == [0, 1, 1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_a_library_turns_into_its_own_error_is_still_an_interrupt(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def interrupted_in_a_library() -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            raise FileNotFoundError("the lock that was to be released")
+
+    with pytest.raises(KeyboardInterrupt), stopped_readably(tmp_path):
+        interrupted_in_a_library()
+    assert signal.getsignal(signal.SIGTERM) == before
+    with pytest.raises(FileNotFoundError), stopped_readably(tmp_path):
+        raise FileNotFoundError("nobody pressed anything")
 
 
 def test_a_trial_whose_record_was_removed_is_made_anew_under_its_number(declare: Declare, project: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from robusweep.errors import UsageError
+from robusweep.errors import MissingError, UsageError
 from robusweep.recipe import SweepPlan
-from robusweep.sweep.study import MAX_ATTEMPTS, Asked, Study
+from robusweep.sweep.study import Asked, Study
 
 Declare = Callable[..., SweepPlan]
 WEIGHTS = (0.0, 0.5, 1.0)
@@ -87,13 +87,63 @@ def test_orphans_come_back_under_their_number_with_their_parameters(declare: Dec
     assert after.ask().number == 3
 
 
-def test_a_trial_that_kills_its_driver_again_and_again_is_failed(declare: Declare, project: Path) -> None:
-    Study(project / "s.journal", declare()).ask()
-    for _ in range(MAX_ATTEMPTS - 1):
-        assert len(Study(project / "s.journal", declare()).orphans()) == 1
-    last = Study(project / "s.journal", declare())
-    assert last.orphans() == []
-    assert last.counts() == {"complete": 0, "failed": 1, "running": 0}
+def test_a_trial_keeps_its_attempts_and_a_told_one_is_not_written_on(declare: Declare, project: Path) -> None:
+    study = Study(project / "s.journal", declare())
+    asked = study.ask()
+    assert study.attempt(asked) == 1
+    study.start_again(asked, 2)
+    assert Study(project / "s.journal", declare()).attempt(asked) == 2
+    told(study, asked)
+    study.start_again(asked, 3)
+    assert study.attempt(asked) == 2
+
+
+@pytest.mark.parametrize("torn", [b'{"op_code":4,"worker_id":"a', b"\0" * 40, b'{"op_code":4}'])
+def test_a_last_line_that_was_torn_is_cut(torn: bytes, declare: Declare, project: Path) -> None:
+    path = project / "s.journal"
+    before = Study(path, declare())
+    told(before, before.ask())
+    lost = before.ask()
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    study = Study(path, declare())
+    assert path.read_bytes().startswith(whole)
+    assert study.orphans() == [lost]
+    told(study, lost)
+    again = Study(path, declare())  # what was written behind the torn line is there
+    assert again.counts() == {"complete": 2, "failed": 0, "running": 0}
+    assert again.ask().number == 2
+
+
+def test_a_journal_that_is_damaged_before_its_end_is_refused_with_the_line(declare: Declare, project: Path) -> None:
+    path = project / "s.journal"
+    study = Study(path, declare())
+    told(study, study.ask())
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:5], lines[5][:9] + lines[6], *lines[7:]]))
+    with pytest.raises(MissingError, match="damaged at line 6") as refused:
+        Study(path, declare())
+    assert f"head -n 5 {path}" in str(refused.value)
+
+
+def test_a_kill_while_a_trial_is_asked_for_leaves_no_trial_with_half_its_parameters(
+    declare: Declare, project: Path
+) -> None:
+    """The journal ends behind any of the lines that asking writes; the next driver asks for the same."""
+    path = project / "s.journal"
+    first = Study(path, declare())
+    begun = len(path.read_bytes().splitlines())
+    asked = [first.ask(), first.ask()]
+    lines = path.read_bytes().splitlines(keepends=True)
+    needed = (len(lines) - begun) // 2
+    assert needed >= 6  # put in the queue, taken, three parameters, the number
+    for n_lines in range(begun, begun + needed):
+        path.write_bytes(b"".join(lines[:n_lines]))
+        study = Study(path, declare())
+        assert study.orphans() == []
+        assert [study.ask().params for _ in range(2)] == [a.params for a in asked], lines[n_lines - 1]
+    path.write_bytes(b"".join(lines[: begun + needed]))
+    assert Study(path, declare()).orphans() == asked[:1]
 
 
 def test_a_failed_trial_has_no_values_and_is_no_point(declare: Declare, project: Path) -> None:

@@ -1,0 +1,130 @@
+"""What a forecast counts, and what it makes of a pilot's record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robusweep import plan as planning
+from robusweep.pilot import Pilot, assignments
+from robusweep.recipe import SweepPlan, load_recipe
+from robusweep.record import AdapterRecord, AttackOutcome, AttackScore, PointRecord, TrialRecord
+from robusweep.scores import Rate
+
+RECIPE = """\
+# A sweep for tests.
+version: 1
+name: small
+data: {kind: csv, path: data.csv, n_train: 20, n_validation: 10, n_calibration: 4, n_test: 4}
+model: {base: minilm_l6}
+adapter: {kind: lora, rank: 4}
+train: {kind: standard, n_epochs: 1}
+adversarial: [{kind: pgd, radius: 0.3, n_epochs: 1}]
+mix: {kind: adpmixup}
+attacks: {known: [deepwordbug], n_examples: 10}
+search: {space: space.yaml, budget: {n_trials: 6}}
+"""
+
+
+@pytest.fixture
+def declare(tmp_path: Path) -> Any:
+    def make(space: str) -> SweepPlan:
+        (tmp_path / "data.csv").write_text("text,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(60)))
+        (tmp_path / "recipe.yaml").write_text(RECIPE)
+        (tmp_path / "space.yaml").write_text(f"# A space of one test.\n{space}")
+        return load_recipe(tmp_path / "recipe.yaml")
+
+    return make
+
+
+WEIGHTS = "mix.weight: {grid: [0.0, 0.5, 1.0], after: training}\n"
+
+
+@pytest.mark.parametrize(
+    ("space", "n_trainings"),
+    [
+        ("adapter.rank: {grid: [4, 8]}\n", 4),  # 2 ranks, each a clean and an adversarial adapter, three times
+        ("adversarial.0.radius: {grid: [0.1, 0.2, 0.3]}\n", 4),  # one clean adapter for three radii
+        ("adversarial.0.radius: {uniform: [0.1, 0.6]}\n", 7),  # six radii, all different
+    ],
+)
+def test_trainings_that_trials_share_are_counted_once(declare: Any, space: str, n_trainings: int) -> None:
+    plan = declare(WEIGHTS + space)
+    trials = assignments(plan, plan.recipe, [])
+    assert (len(trials), sum(len(trial.points) for trial in trials)) == (6, 18)
+    assert len(planning._distinct(trials)) == n_trainings
+
+
+def test_the_first_trial_of_a_forecast_is_the_sweeps_own(declare: Any, tmp_path: Path) -> None:
+    from robusweep.sweep.driver import Driver
+
+    plan = declare(WEIGHTS + "adversarial.0.radius: {uniform: [0.1, 0.6]}\n")
+    forecast = assignments(plan, plan.recipe, [])[0]
+    swept = Driver(tmp_path, plan, plan.recipe, [], name="small").next_assignment()
+    assert swept is not None
+    assert swept.params == forecast.params
+    assert [point.params for point in swept.points] == [point.params for point in forecast.points]
+
+
+def record(n_points: int) -> TrialRecord:
+    """Each point: 30 queries of one attack and 10 of a held-out one; 5 s of attacks and 2 s of the rest."""
+
+    def score(n_queries: int) -> AttackScore:
+        one = AttackOutcome(example_id="0", label=0, status="broken", n_queries=n_queries, n_words=5)
+        return AttackScore.of([one])
+
+    points = [
+        PointRecord(
+            id=f"t000.{i:02d}",
+            params={},
+            clean_accuracy=Rate.of(1, 1),
+            robust_accuracy=Rate.of(0, 1),
+            attacks={"pwws": score(30)},
+            held_out={"deepwordbug": score(10)},
+            model_digest="m",
+            seconds={"clean": 1.5, "attack pwws": 3.0, "parts attack pwws": 2.0, "flags": 0.5},
+        )
+        for i in range(n_points)
+    ]
+    adapter: dict[str, Any] = {"cache_key": "k", "cached": True, "final_loss": 0.1, "n_steps": 1}
+    adapter |= {"token_efficiency": 1.0, "precision": "fp32"}
+    adapters = [
+        AdapterRecord(view="clean", method="standard", train_seconds=10.0, **adapter),
+        AdapterRecord(view="adversarial.0", method="pgd", train_seconds=30.0, reference_seconds=5.0, **adapter),
+    ]
+    return TrialRecord(
+        name="run",
+        number=0,
+        status="complete",
+        params={},
+        recipe={},
+        recipe_digest="d",
+        adapters=adapters,
+        points=points,
+        seconds={"data": 1.0, "model": 2.0, "train clean": 10.0, "train adversarial.0": 30.0, "ticket": 9.0},
+    )
+
+
+def test_a_pilot_tells_queries_for_each_word_and_seconds_of_attacks_and_of_the_rest() -> None:
+    found = Pilot(record(2), n_examples=1, n_words=8)
+    assert found.queries_per_word() == (30 + 10) / 8
+    assert found.point_seconds() == (5.0, 2.0)
+    assert found.trial_seconds() == 3.0
+    assert found.train_seconds() == {"standard": 10.0, "pgd": 35.0}
+
+
+class Predicted:
+    """20 s of training for the one method, 10 s for the other."""
+
+    def train_seconds(self, _recipe: Any, method: Any) -> float:
+        return {"standard": 20.0, "pgd": 10.0}[method.kind]
+
+
+def test_predicted_training_is_scaled_by_method_to_what_the_pilot_took(declare: Any) -> None:
+    plan = declare(WEIGHTS)
+    trainings = [(plan.recipe, method) for method in plan.recipe.views().values()]
+    measured: Any = Predicted()
+    scaled = planning._scaled({"standard": 40.0, "pgd": 30.0, "vat": 30.0}, Pilot(record(1), 1, 8), trainings, measured)
+    assert scaled == pytest.approx({"standard": 20.0, "pgd": 105.0, "vat": 45.0})  # vat: as the whole, 45 for 30
