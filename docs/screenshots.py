@@ -38,7 +38,10 @@ def main() -> None:
     if browser is None:
         raise MissingError("there is no chromium here", hint="apt-get install chromium")
     port = _free_port()
-    experiment = experiments(given.root)[given.name]
+    known = experiments(given.root)
+    if given.name not in known:
+        raise MissingError(f"there is no recipe {given.name!r} in MLflow (there are {', '.join(known)})")
+    experiment = known[given.name]
     with opened(store_uri(given.root)) as client:
         sweep = client.search_runs([experiment], "tags.`robusweep.kind` = 'sweep'")[0].info.run_id
     address = f"http://127.0.0.1:{port}"
