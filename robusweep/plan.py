@@ -54,7 +54,9 @@ def predict(plan: SweepPlan, root: Path = Path(), *, n_pilot: int = 0) -> dict[s
     attack = n_points * n_words * per_word * measured.query_seconds * PYTHON_SHARE
     n_clean = len(dataset.validation) + len(dataset.calibration)
     rest = n_points * n_clean * measured.query_seconds * (3 if measured.bf16 else 1)
-    said = {"measured": measured.said(), "assumed": f"{per_word:.0f} queries for each word of an attacked text"}
+    in_training = sum(measured.training_queries(made, method) for made, method in trainings)
+    making = f", {in_training:.0f} queries in training" if in_training else ""
+    said = {"measured": measured.said(), "assumed": f"{per_word:.0f} queries for each word of an attacked text{making}"}
     if n_pilot:
         found = pilot(trials[0], list(dataset.validation), root, n_examples=n_pilot)
         train = _scaled(train, found, [p for p in trainings if p[0] is trials[0].recipe], measured)
@@ -132,9 +134,14 @@ class _Measured:
             self._steps[key] = _step_seconds(recipe, self._base, self._dataset, method, bf16=self.bf16)
         n = len(self._dataset.train)
         n_steps = math.ceil(n * (1 + method.more_texts) / method.batch_size) * method.n_epochs
-        words = sum(len(e.text.split()) for e in self._dataset.train) / n
-        asked = _training_queries(recipe, method, n, words)
+        asked = self.training_queries(recipe, method)
         return n_steps * self._steps[key] + asked * self.query_seconds * PYTHON_SHARE
+
+    def training_queries(self, recipe: Recipe, method: TrainingMethod) -> float:
+        """What the attacks of one training ask."""
+        n = len(self._dataset.train)
+        words = sum(len(e.text.split()) for e in self._dataset.train) / n
+        return _training_queries(recipe, method, n, words)
 
     def said(self) -> str:
         steps = ", ".join(f"{seconds:.2f} s" for seconds in self._steps.values())

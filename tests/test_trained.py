@@ -240,4 +240,4 @@ def test_a_forecast_counts_what_attacks_in_training_ask(project: Path, block: st
 
     forecast = predict(load_recipe(project / "recipe.yaml", [f"adversarial.0={block}"]))
     assert ("queries in training" in forecast["assumed"]) == ("deepwordbug" in block)
-    assert forecast["adapter_trainings_at_most"] == 2
+    assert forecast["adapter_trainings"] == 2

@@ -45,6 +45,7 @@ class Driver:
         self.on_change: Callable[[str], None] = _nothing
         self.study = Study(self.run_dir / "study.journal", plan)
         self._live: dict[int, Asked] = {}
+        self._stopping = False
         self._reconcile(killed)
 
     @property
@@ -89,8 +90,19 @@ class Driver:
         """How many trials are handed out and not over."""
         return len(self._live)
 
+    def stop(self) -> None:
+        """Hand out no more trials; what is handed out may end."""
+        self._stopping = True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is spent and every trial told."""
+        return not self._live and not self._waiting and sum(self.study.counts().values()) >= self.n_trials
+
     def next_assignment(self) -> Assignment | None:
         """The next trial to run: one that waits first, then a new one; None when the budget is spent or handed out."""
+        if self._stopping:
+            return None
         if self._waiting:
             asked = self._waiting.pop(0)
             self._attempts[asked.number] += 1

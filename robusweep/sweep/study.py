@@ -55,7 +55,7 @@ class Study:
         self.seed = plan.recipe.seed
         self._sampler = plan.recipe.search.sampler
         path.parent.mkdir(parents=True, exist_ok=True)
-        _repair(path)
+        self.was_torn = _repair(path)
         wanted = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
         directions = [wanted[o.goal] for o in self.objectives]
         self._study: optuna.Study = optuna.create_study(
@@ -184,8 +184,8 @@ def _lock() -> BaseJournalFileLock:
     return NoLock()
 
 
-def _repair(path: Path) -> None:
-    """Cut a last line that a kill or a full disk has torn: Optuna would write its next line on to it.
+def _repair(path: Path) -> bool:
+    """Cut a last line that a kill or a full disk has torn: Optuna would write its next line on to it. Whether it was.
 
     Raises ``MissingError`` when a line before the last is damaged, which no kill does.
     """
@@ -203,6 +203,7 @@ def _repair(path: Path) -> None:
                 f"{path} is damaged at line {n + 1} of {len(lines) - 1}",
                 hint=f"keep what is before it: head -n {n} {path} > good && mv good {path}; then run the recipe again",
             ) from None
+    return bool(lines[-1])
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

@@ -81,16 +81,56 @@ def test_a_changed_recipe_is_refused_with_what_differs(declare: Declare, project
     swept(declare(), project)
     with pytest.raises(UsageError, match=r"train\.n_epochs: 1 -> 2") as refused:
         swept(declare("train.n_epochs=2"), project)
-    assert "--name" in str(refused.value)
-    renamed = run_sweep(
-        declare("train.n_epochs=2"),
-        root=project,
-        say=silent,
-        name="other",
-        work=fake_work.works,
-        track=False,
-    )
-    assert renamed.run_dir.name == "other"
+    assert "--fork small_2" in str(refused.value)
+
+
+def fork(plan: SweepPlan, project: Path, name: str = "small_2", of: str = "small") -> tuple[Finished, str]:
+    """The run of a changed recipe, and what it said of the run that it comes from."""
+    said: list[str] = []
+    done = run_sweep(plan, root=project, say=said.append, name=name, fork_of=of, work=fake_work.works, track=False)
+    (line,) = [line for line in said if line.startswith("forked from")]
+    return done, line
+
+
+@pytest.mark.parametrize(
+    ("change", "shared"),
+    [
+        ("objectives", "adapters of clean and adversarial.0,"),
+        ("adversarial.0.n_epochs=2", "adapters of clean,"),
+        ("attacks.n_examples=9", "adapters of clean,"),
+        ("train.n_epochs=2", "nothing"),
+        ("adapter.alpha=7", "nothing"),
+        ("data.n_train=18", "nothing"),
+    ],
+)
+def test_a_fork_runs_a_changed_recipe_beside_the_first_and_says_what_they_share(
+    change: str, shared: str, declare: Declare, project: Path
+) -> None:
+    small = "search.budget.n_trials=2"
+    first = swept(declare(small), project)
+    if change == "objectives":
+        change = "search.objectives=[{metric: clean_accuracy}, {metric: accuracy_under_attack.deepwordbug}]"
+    changed = declare(small, change)
+    done, said = fork(changed, project)
+    assert done.run_dir == project / "runs/small_2"
+    assert said.startswith("forked from small (2 trials): ")
+    assert change.split("=")[0].removeprefix("search.").split(".")[0] in said
+    assert f"in the cache: {shared}" in said
+    before = len(calls(project))
+    assert fork(changed, project)[0].points == done.points, "the same command goes on with it"
+    assert len(calls(project)) == before
+    assert swept(declare(small), project).points == first.points
+
+
+def test_a_fork_of_nothing_or_without_a_change_is_refused(declare: Declare, project: Path) -> None:
+    with pytest.raises(UsageError, match="there is no run 'small'"):
+        fork(declare(), project)
+    swept(declare("search.budget.n_trials=1"), project)
+    with pytest.raises(UsageError, match="nothing differs"):
+        fork(declare(), project)
+    with pytest.raises(UsageError, match="there is no run 'small'"):
+        fork(declare("train.n_epochs=2"), project, name="small")
+    assert [path.name for path in (project / "runs").iterdir()] == ["small"]
 
 
 @pytest.mark.parametrize(
@@ -228,11 +268,23 @@ def test_a_file_that_was_cut_off_does_not_stop_the_sweep(name: str, declare: Dec
     assert sorted(calls(project)) == [0, 1, *([1] if "t001" in name else []), 2, 3]
 
 
+def test_a_torn_last_line_of_the_study_is_dropped_with_a_notice(declare: Declare, project: Path) -> None:
+    first = swept(declare("search.budget.n_trials=1"), project)
+    for torn, n_notices in ((b'{"op_code":4', 1), (b"", 0)):
+        with (first.run_dir / "study.journal").open("ab") as file:
+            file.write(torn)
+        said: list[str] = []
+        run_sweep(declare("search.budget.n_trials=1"), root=project, say=said.append, work=fake_work.works, track=False)
+        assert len([line for line in said if line.startswith("NOTICE the study's last line")]) == n_notices
+
+
 def test_a_description_that_was_cut_off_is_named(declare: Declare, project: Path) -> None:
     first = swept(declare(), project)
     (first.run_dir / "sweep.json").write_text("{")
     with pytest.raises(MissingError, match=r"remove .*sweep\.json"):
         swept(declare(), project)
+    with pytest.raises(MissingError, match=r"sweep\.json is missing or damaged"):
+        rebuild_reports(first.run_dir)
     (first.run_dir / "sweep.json").unlink()
     assert swept(declare(), project).points == first.points
     assert len(calls(project)) == 4
