@@ -330,10 +330,10 @@ def check_nothing_lost(sweep: Sweep, calm: Sweep) -> None:
 
 
 def test_a_sweep_that_meets_each_fault_once_is_as_if_nothing_had_happened(project: Path) -> None:
-    sweep = Sweep(project, project / "swept", n_trials=28)
-    disturbed(sweep, FAULTS, seed=0)
+    sweep = Sweep(project, project / "swept", n_trials=24)
+    disturbed(sweep, [fault for fault in FAULTS if fault is not kill_driver], seed=0)  # four others kill it, too
     sweep.finish()
-    check_nothing_lost(sweep, undisturbed(project, 28))
+    check_nothing_lost(sweep, undisturbed(project, 24))
 
 
 @pytest.mark.slow
