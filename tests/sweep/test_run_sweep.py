@@ -27,7 +27,7 @@ from robusweep.sweep.rebuild import rebuild_reports
 from robusweep.sweep.run import Finished, run_sweep
 from robusweep.sweep.status import read_points, read_status
 from robusweep.sweep.stop import stopped_readably
-from robusweep.sweep.study import MAX_ATTEMPTS, Study
+from robusweep.sweep.study import MAX_ATTEMPTS, MAX_DEATHS, Study
 
 Declare = Callable[..., SweepPlan]
 HERE = Path(__file__).parent
@@ -115,7 +115,7 @@ def test_a_fork_runs_a_changed_recipe_beside_the_first(declare: Declare, project
             "search.objectives=[{metric: clean_accuracy}, {metric: accuracy_under_attack.deepwordbug}]",
             "adapters of clean and adversarial.0,",
         ),
-        ("mix.temperature=2.0", "adapters of clean and adversarial.0,"),
+        ("mix.sharpness=2.0", "adapters of clean and adversarial.0,"),
         ("adversarial.0.n_epochs=2", "adapters of clean,"),
         ("attacks.n_examples=9", "adapters of clean,"),
         ("train.n_epochs=2", "nothing"),
@@ -185,7 +185,7 @@ def test_a_trial_that_always_kills_its_worker_ends_after_three_attempts(declare:
 
 
 @pytest.mark.parametrize(("killed", "starts"), [(True, MAX_ATTEMPTS), (False, None)])
-def test_a_trial_has_three_attempts_where_drivers_are_killed_and_any_number_where_they_end(
+def test_a_trial_has_ten_attempts_where_drivers_are_killed_and_any_number_where_they_end(
     killed: bool, starts: int | None, declare: Declare, project: Path
 ) -> None:
     plan, started = declare("search.budget.n_trials=2"), 0
@@ -197,7 +197,7 @@ def test_a_trial_has_three_attempts_where_drivers_are_killed_and_any_number_wher
     assert started == (starts or MAX_ATTEMPTS + 2)
     records = driver.records()
     assert [record.number for record in records] == ([0] if killed else [])
-    assert all("in each of 3 attempts" in str(record.error) for record in records)
+    assert all("in each of 10 attempts" in str(record.error) for record in records)
 
 
 def test_a_trial_that_only_waited_when_the_driver_was_killed_loses_no_attempt(declare: Declare, project: Path) -> None:
@@ -214,6 +214,22 @@ def test_a_trial_that_only_waited_when_the_driver_was_killed_loses_no_attempt(de
     assignment = last.next_assignment()
     assert assignment is not None
     assert assignment.number == 1
+
+
+def test_killed_workers_and_killed_drivers_are_counted_apart_and_over_all_drivers(
+    declare: Declare, project: Path
+) -> None:
+    plan, said = declare("search.budget.n_trials=1"), []
+    for _ in range(5):  # killed drivers use up no attempt that a killed worker has
+        driver = Driver(project, plan, plan.recipe, [], name="small")
+        assert driver.next_assignment() is not None
+    for _ in range(MAX_DEATHS):
+        driver = Driver(project, plan, plan.recipe, [], name="small", killed=False)
+        driver.on_change = said.append
+        assert driver.next_assignment() is not None
+        driver.died(0, "the worker died")
+    assert [text.split("; ")[-1] for text in said[:2]] == [f"it starts again, attempt {n} of 3" for n in (2, 3)]
+    assert driver.study.counts() == {"complete": 0, "failed": 1, "running": 0}
 
 
 def test_a_complete_trial_that_lost_its_record_and_kills_its_workers_ends_as_well(
