@@ -149,13 +149,19 @@ def kill_driver(sweep: Sweep, driver: subprocess.Popen[str], _rng: random.Random
 
 
 def kill_worker(sweep: Sweep, driver: subprocess.Popen[str], rng: random.Random) -> None:
-    """The sweep goes on by itself; it is stopped once the trial has started again."""
-    (*_, pid) = rng.choice([event for event in sweep.events() if int(event[-1]) in sweep.processes()])
-    os.kill(int(pid), signal.SIGKILL)
-    ends = time.monotonic() + PATIENCE
+    """The sweep goes on by itself; it is stopped once the trial has started again.
+
+    The worker is one at the beginning of its trial: an idle one, or one whose record is written, leaves nothing to say.
+    """
+    ends, next_kill = time.monotonic() + PATIENCE, 0.0
     while "it starts again, attempt" not in sweep.said():
         assert driver.poll() is None, sweep.said()
         assert time.monotonic() < ends, sweep.said()
+        last = {int(pid): kind for kind, _, pid in sweep.events()}
+        begun = [pid for pid in sweep.processes() if last.get(pid) == "begun"]
+        if begun and time.monotonic() >= next_kill:
+            os.kill(rng.choice(sorted(begun)), signal.SIGKILL)
+            next_kill = time.monotonic() + 2.0
         time.sleep(0.02)
     ctrl_c(sweep, driver, rng)
 
