@@ -39,11 +39,18 @@ def run(
     recipe: RecipeFile,
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; the recipe's own when left out.")] = None,
+    fork: Annotated[
+        str | None,
+        typer.Option(metavar="NEWNAME", help="The recipe was changed: run it under this name, beside the run so far."),
+    ] = None,
     address: Annotated[str | None, typer.Option(help="Join a Ray cluster: auto, or host:port.")] = None,
     root: Root = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Run a sweep to its budget. The same command starts it, and continues it after a kill."""
+    """Run a sweep to its budget. The same command starts it, and continues it after a kill.
+
+    Ctrl-C lets the trials that run end first; a second Ctrl-C abandons them, and they start again with the next run.
+    """
     from robusweep.recipe import load_recipe
 
     plan = load_recipe(recipe, overrides)
@@ -52,9 +59,11 @@ def run(
     from robusweep.sweep.run import run_sweep
 
     display = Display()
-    run_dir = root / "runs" / (name or plan.recipe.name)
-    with display.following(run_dir):
-        done = run_sweep(plan, root=root, say=display.say, name=name, address=address)
+    begun = name or plan.recipe.name
+    with display.following(root / "runs" / (fork or begun)):
+        done = run_sweep(
+            plan, root=root, say=display.say, name=fork or begun, fork_of=begun if fork else None, address=address
+        )
     front = [point for point in done.points if point.pareto]
     knee = next((point for point in done.points if point.knee), None)
     if as_json:

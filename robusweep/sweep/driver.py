@@ -14,7 +14,7 @@ from robusweep.recipe import Recipe, SweepPlan
 from robusweep.record import StandIn, TrialRecord, read_trial, write_text
 from robusweep.scores import metric_value
 from robusweep.sweep.stop import disk_full, says_full
-from robusweep.sweep.study import MAX_ATTEMPTS, Asked, Study
+from robusweep.sweep.study import MAX_ATTEMPTS, MAX_DEATHS, Asked, Study
 
 
 def _nothing(_what: str) -> None:
@@ -45,6 +45,7 @@ class Driver:
         self.on_change: Callable[[str], None] = _nothing
         self.study = Study(self.run_dir / "study.journal", plan)
         self._live: dict[int, Asked] = {}
+        self._stopping = False
         self._reconcile(killed)
 
     @property
@@ -61,6 +62,7 @@ class Driver:
         self._waiting: list[Asked] = []
         self._records = dict(written)  # what lies on disk, which thousands of trials need not read again and again
         self._attempts: dict[int, int] = {}  # of trials that start again: the attempt that was the last
+        self._deaths: dict[int, int] = {}  # of trials whose worker was killed
         for asked in self.study.finished():
             if asked.number not in written:
                 self._attempts[asked.number] = 0
@@ -89,8 +91,19 @@ class Driver:
         """How many trials are handed out and not over."""
         return len(self._live)
 
+    def stop(self) -> None:
+        """Hand out no more trials; what is handed out may end."""
+        self._stopping = True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is spent and every trial told."""
+        return not self._live and not self._waiting and sum(self.study.counts().values()) >= self.n_trials
+
     def next_assignment(self) -> Assignment | None:
         """The next trial to run: one that waits first, then a new one; None when the budget is spent or handed out."""
+        if self._stopping:
+            return None
         if self._waiting:
             asked = self._waiting.pop(0)
             self._attempts[asked.number] += 1
@@ -151,16 +164,20 @@ class Driver:
         self._took(asked, record)
 
     def died(self, number: int, how: str) -> None:
-        """A worker was killed with its trial: the trial waits to be started again, until it has had its attempts."""
-        asked, attempt = self._live.pop(number), self._attempts.setdefault(number, 1)
+        """A worker was killed with its trial: the trial waits to be started again, unless it has done so too often."""
+        asked = self._live.pop(number)
         record = _read_if_whole(trial_dir(self.root, self.name, number) / "record.json")
         if record is not None and record.status == "complete":  # killed between writing it and handing it back
             self._took(asked, record)
-        elif attempt < MAX_ATTEMPTS:
+            return
+        deaths = self._deaths[number] = self._deaths.get(number, self.study.deaths(asked)) + 1
+        if deaths < MAX_DEATHS:
+            self.study.died(asked, deaths)
+            self._attempts.setdefault(number, 1)
             self._waiting.append(asked)
-            self.on_change(f"{trial_id(number)} {how}; it starts again, attempt {attempt + 1} of {MAX_ATTEMPTS}")
+            self.on_change(f"{trial_id(number)} {how}; it starts again, attempt {deaths + 1} of {MAX_DEATHS}")
         else:
-            self._give_up(asked, f"{how}, in each of {MAX_ATTEMPTS} attempts")
+            self._give_up(asked, f"{how}, in each of {MAX_DEATHS} attempts")
 
     def _give_up(self, asked: Asked, error: str) -> None:
         record = self._lost(asked, error)

@@ -49,8 +49,8 @@ def run_ray(driver: Driver, work: Work, *, resources: Resources, address: str | 
     import ray
     from ray import tune
 
-    # Tune looks for the result files that we told it not to write
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.CRITICAL)
+    # Tune looks for result files that we told it not to write, and shows a traceback where we say that a worker died
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     _start(ray, address)
     stop_at_sigterm()  # Ray has put its own answer to SIGTERM in place
     folder = driver.run_dir / ".ray"
@@ -70,9 +70,7 @@ def run_ray(driver: Driver, work: Work, *, resources: Resources, address: str | 
                     name=f"{int(time.time())}-{uuid.uuid4().hex[:6]}",
                     storage_path=str(folder.resolve()),
                     verbose=0,
-                    failure_config=tune.FailureConfig(
-                        max_failures=0
-                    ),  # the driver counts attempts, and starts it again
+                    failure_config=tune.FailureConfig(max_failures=0),  # the driver counts attempts
                 ),
             ).fit()
     except _DriverFailed:
@@ -101,14 +99,17 @@ def _start(ray: Any, address: str | None) -> None:
 
 @contextmanager
 def _head_watched(ray: Any, address: str | None) -> Iterator[None]:
-    """Raise ``MissingError`` when Ray's head is gone; Ray itself would end this process a minute later, unreadably.
+    """Raise ``MissingError`` when Ray's head is gone, or the node that we run on.
+
+    Without its head Ray would end this process a minute later, unreadably; without a node it would wait for ever.
 
     Processes that we started are ended then. Those of a cluster that was joined are its own.
     """
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    node = ray.get_runtime_context().get_node_id()
     main, over, lost, started = threading.main_thread().ident, threading.Event(), threading.Event(), set[int]()
     gone = MissingError(
-        f"Ray's head at {host}:{port} is gone (killed, or its machine was lost)",
+        f"Ray's head at {host}:{port}, or its node on this machine, is gone (killed, or out of memory)",
         hint="give the same command again: the sweep goes on",
     )
 
@@ -122,7 +123,7 @@ def _head_watched(ray: Any, address: str | None) -> Iterator[None]:
         while missed < HEAD_MISSED:
             if over.wait(HEAD_SECONDS):
                 return
-            missed = 0 if _listens(host.strip("[]"), int(port)) else missed + 1
+            missed = 0 if _listens(host.strip("[]"), int(port)) and _has(ray, node) else missed + 1
         started.update([] if address else _descendants(os.getpid()))
         lost.set()
         if main is not None:
@@ -150,6 +151,14 @@ def _listens(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _has(ray: Any, node: str) -> bool:
+    """Whether the head, which listens, holds the node for alive. It waits some seconds before it says no."""
+    try:
+        return any(known["NodeID"] == node and known["Alive"] for known in ray.nodes())
+    except Exception:  # the head went just now
+        return False
 
 
 def _descendants(process: int) -> set[int]:

@@ -19,11 +19,12 @@ from robusweep.sweep.status import read_points
 def rebuild_reports(run_dir: Path) -> list[Path]:
     """Reports and figures from a run's records. Raises ``MissingError`` when the run lacks its description."""
     described = run_dir / "sweep.json"
-    if not described.is_file():
+    try:
+        identity = json.loads(described.read_bytes())
+    except (FileNotFoundError, ValueError):
         raise MissingError(
-            f"{described} is missing, so the run's objectives are not known", hint="run the recipe again"
-        )
-    identity = json.loads(described.read_text(encoding="utf-8"))
+            f"{described} is missing or damaged, so the run's objectives are not known", hint="run the recipe again"
+        ) from None
     records = read_trials(run_dir)
     stand_ins = [s for record in records for s in record.stand_ins]
     notices = dict.fromkeys(s.notice() for s in stand_ins)

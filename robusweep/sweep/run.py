@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from robusweep import model as model_stage
 from robusweep import trial
 from robusweep.assignment import check_data, resolved_sweep
 from robusweep.compare import against_reference
 from robusweep.environment import environment
 from robusweep.errors import MissingError, UsageError
-from robusweep.examples import Dataset
 from robusweep.front import Point
 from robusweep.recipe import NAME, Recipe, SweepPlan
 from robusweep.record import TrialRecord, write_json, write_text
 from robusweep.report import write_reports
 from robusweep.sweep.driver import Driver
-from robusweep.sweep.stop import stopped_readably
+from robusweep.sweep.identity import check_same, forked, identity_of, read_json
+from robusweep.sweep.stop import asked_first, stopped_readably
 
 Say = Callable[[str], None]
 SYNC_SECONDS = 60.0  # between two writings of reports and MLflow while trials run
@@ -54,6 +53,7 @@ def run_sweep(
     root: Path,
     say: Say,
     name: str | None = None,
+    fork_of: str | None = None,
     address: str | None = None,
     work: Callable[[str], str] = trial.work,
     track: bool = True,
@@ -61,8 +61,12 @@ def run_sweep(
     """Run the sweep to its budget and leave records, front, report and MLflow behind.
 
     A finished sweep trains nothing. A killed one goes on: trials that were running start again under their number,
-    from their last finished stage. Raises ``UsageError`` when the folder holds another sweep or another driver runs
-    it, and ``MissingError`` when the disk is full. SIGTERM raises ``KeyboardInterrupt``, as Ctrl-C does.
+    from their last finished stage. ``fork_of`` names the run of another recipe that this one was changed from; what
+    both have in common is told and comes from the cache.
+
+    The first Ctrl-C lets running trials end and then raises ``KeyboardInterrupt``; a second one, and SIGTERM, raise it
+    at once. Raises ``UsageError`` when the folder holds another sweep or another driver runs it, and ``MissingError``
+    when the disk is full.
     """
     recipe, stand_ins = resolved_sweep(plan)
     dataset = check_data(recipe)
@@ -72,19 +76,30 @@ def run_sweep(
         say(f"data: {note}")
     name = name or plan.recipe.name
     if not re.fullmatch(NAME, name):
-        raise UsageError(f"--name {name!r}: letters, digits, dots, dashes and underscores only, 80 at most")
+        raise UsageError(
+            f"a run can't be named {name!r}: letters, digits, dots, dashes and underscores only, 80 at most"
+        )
     run_dir = root / "runs" / name
+    identity = identity_of(plan, recipe, dataset)
+    if fork_of is not None:
+        say(forked(root / "runs" / fork_of, run_dir, identity))
     with stopped_readably(root), _only_driver(run_dir) as killed:
-        _same_sweep(run_dir, plan, _used(recipe, dataset))
+        check_same(run_dir, identity)
         _write_inputs(run_dir, plan, recipe)
         driver = Driver(root, plan, recipe, stand_ins, name=name, killed=killed)
         projections = _Projections(driver, say=say, track=track)
         driver.on_change = projections.changed
         begun = driver.study.counts()
+        if driver.study.was_torn:
+            say("NOTICE the study's last line was cut off, by a kill or a full disk, and is dropped; the rest is whole")
         if driver.n_waiting:
             say(f"going on: {begun['complete']} trials complete, {driver.n_waiting} start again")
         if sum(begun.values()) < driver.n_trials or driver.n_waiting:
-            _execute(driver, work, recipe=recipe, address=address, say=say)
+            with asked_first(partial(_stops, driver, say)):
+                _execute(driver, work, recipe=recipe, address=address, say=say)
+            if not driver.is_over:
+                projections.write(finished=False)
+                raise KeyboardInterrupt
         else:
             say(f"all {driver.n_trials} trials are done already; nothing is trained")
         points = projections.write(finished=True)
@@ -106,6 +121,16 @@ def _execute(driver: Driver, work: Callable[[str], str], *, recipe: Recipe, addr
         run_ray(driver, work, resources=resources, address=address)
 
 
+def _stops(driver: Driver, say: Say) -> bool:
+    """Let running trials end; whether there are any. In a signal handler, so that nothing is said from here itself."""
+    if not driver.n_live:
+        return False
+    driver.stop()
+    text = f"stopping: {driver.n_live} running trials are finished first; Ctrl-C again abandons them"
+    threading.Thread(target=say, args=(text,), daemon=True).start()
+    return True
+
+
 class _Projections:
     """Front, reports and MLflow: written from the records, and caught up by the next run where they could not be."""
 
@@ -113,7 +138,7 @@ class _Projections:
         self._driver, self._say, self._track = driver, say, track
         self._notices = [stand_in.notice() for stand_in in driver.stand_ins]
         self._file = driver.run_dir / "mlflow.json"
-        self._run_ids: dict[str, str] = _json_or_none(self._file) or {}  # the next sync finds them all again
+        self._run_ids: dict[str, str] = read_json(self._file) or {}  # the next sync finds them all again
         self._next, self._next_front = time.monotonic() + SYNC_SECONDS, 0.0
 
     def changed(self, what: str) -> None:
@@ -202,55 +227,6 @@ def _write_inputs(run_dir: Path, plan: SweepPlan, recipe: Recipe) -> None:
     assert plan.recipe.search is not None
     write_json(run_dir / "budget.json", {"n_trials": plan.recipe.search.budget.n_trials})
     write_json(run_dir / "environment.json", environment() | {"written": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
-
-
-def _used(recipe: Recipe, dataset: Dataset) -> dict[str, str]:
-    """What the recipe's names came to here: data, model and attacks that are really used."""
-    model = model_stage.identity(recipe.model)
-    attacks = [attack.kind for attack in [*recipe.attacks.known, *recipe.attacks.held_out]]
-    return {
-        "data": dataset.name,
-        "data_digest": dataset.digest()[:16],
-        "model": model[:64],
-        "attacks": ", ".join(attacks),
-    }
-
-
-def _same_sweep(run_dir: Path, plan: SweepPlan, used: dict[str, str]) -> None:
-    """Refuse to mix two sweeps in one folder: what decides the numbers must be what it was."""
-    now = json.loads(json.dumps(plan.identity() | {"used": used}))
-    path = run_dir / "sweep.json"
-    if not path.is_file():
-        write_json(path, now)
-        return
-    before = _json_or_none(path)
-    if before is None:
-        raise MissingError(
-            f"{path} is damaged, so it can't be told whether this is the recipe that the sweep was begun with",
-            hint=f"if it is, remove {path} and give the same command again: the sweep goes on",
-        )
-    differences = _differences(before, now)
-    if differences:
-        raise UsageError(
-            f"{run_dir} holds a sweep of another recipe:\n    " + "\n    ".join(differences),
-            hint=f"give the changed recipe another name (--name {run_dir.name}_2), or undo the change",
-        )
-
-
-def _json_or_none(path: Path) -> Any:
-    """What a file holds; None when it is not there, or is no JSON (cut off by a full disk or a power cut)."""
-    try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _differences(old: Any, new: Any, key: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = dict.fromkeys([*old, *new])
-        inner = [_differences(old.get(n), new.get(n), f"{key}.{n}" if key else str(n)) for n in names]
-        return [line for lines in inner for line in lines]
-    return [] if old == new else [f"{key}: {json.dumps(old)} -> {json.dumps(new)}"]
 
 
 @contextmanager

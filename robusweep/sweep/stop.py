@@ -1,16 +1,16 @@
-"""What ends a sweep before its budget is spent: a signal, or a full disk. The same command goes on afterwards."""
+"""What ends a sweep before its budget is spent: signals, or a full disk. The same command goes on afterwards."""
 
 from __future__ import annotations
 
 import errno
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from robusweep.errors import MissingError
+from robusweep.errors import MissingError, RobusweepError
 
 FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded"}
 
@@ -22,6 +22,8 @@ def stopped_readably(root: Path) -> Iterator[None]:
     stop_at_sigterm()
     try:
         yield
+    except RobusweepError:  # it says what is wrong, also where an interrupt is what told us of it
+        raise
     except Exception as e:
         if _interrupted(e):
             raise KeyboardInterrupt from e
@@ -42,6 +44,29 @@ def stop_at_sigterm() -> None:
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut off the end of the workers
     raise KeyboardInterrupt
+
+
+@contextmanager
+def asked_first(stop: Callable[[], bool]) -> Iterator[None]:
+    """The first Ctrl-C calls ``stop``, once; when that is false, and from the second on, it interrupts as ever.
+
+    Where Ctrl-C is ignored, as in a shell's background, it stays ignored.
+    """
+    before = signal.getsignal(signal.SIGINT)
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        if not stop():
+            signal.default_int_handler(number, frame)
+
+    ours = _in_main_thread() and before is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
 
 
 def _interrupted(error: BaseException | None) -> bool:

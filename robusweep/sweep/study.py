@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.storages.journal._file import BaseJournalFileLock
 
-NUMBER, POINT, ATTEMPT, IDENTITY = "robusweep.number", "robusweep.point", "robusweep.attempt", "robusweep.identity"
-MAX_ATTEMPTS = 3  # a trial whose worker or driver was killed is started this often, the first time included
+NUMBER, POINT, IDENTITY = "robusweep.number", "robusweep.point", "robusweep.identity"
+ATTEMPT, DEATHS = "robusweep.attempt", "robusweep.deaths"
+MAX_DEATHS = 3  # a trial that has killed its worker this often is given up
+MAX_ATTEMPTS = 10  # so is one that ran in this many drivers that were killed: most are killed for other reasons
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Study:
         self.seed = plan.recipe.seed
         self._sampler = plan.recipe.search.sampler
         path.parent.mkdir(parents=True, exist_ok=True)
-        _repair(path)
+        self.was_torn = _repair(path)
         wanted = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
         directions = [wanted[o.goal] for o in self.objectives]
         self._study: optuna.Study = optuna.create_study(
@@ -97,11 +99,23 @@ class Study:
         """Which attempt at a trial was the last, from 1 on."""
         return int(self._study.get_trials(deepcopy=False)[asked.optuna_number].user_attrs.get(ATTEMPT, 1))
 
+    def deaths(self, asked: Asked) -> int:
+        """How often a worker was killed with a trial."""
+        return int(self._study.get_trials(deepcopy=False)[asked.optuna_number].user_attrs.get(DEATHS, 0))
+
     def start_again(self, asked: Asked, attempt: int) -> None:
-        """Write down that a trial starts again. One that is told already can't be written on, and is not counted."""
+        """Write down that a trial starts again."""
+        self._count(asked, ATTEMPT, attempt)
+
+    def died(self, asked: Asked, deaths: int) -> None:
+        """Write down how often a worker was killed with a trial."""
+        self._count(asked, DEATHS, deaths)
+
+    def _count(self, asked: Asked, what: str, n: int) -> None:
+        """On the trial; one that is told already can't be written on, and is not counted."""
         trial = self._study.get_trials(deepcopy=False)[asked.optuna_number]
         if not trial.state.is_finished():
-            self._study._storage.set_trial_user_attr(trial._trial_id, ATTEMPT, attempt)
+            self._study._storage.set_trial_user_attr(trial._trial_id, what, n)
 
     def ask(self) -> Asked:
         """A new trial. Its parameters depend on the seed, its number and the trials told so far."""
@@ -184,8 +198,8 @@ def _lock() -> BaseJournalFileLock:
     return NoLock()
 
 
-def _repair(path: Path) -> None:
-    """Cut a last line that a kill or a full disk has torn: Optuna would write its next line on to it.
+def _repair(path: Path) -> bool:
+    """Cut a last line that a kill or a full disk has torn: Optuna would write its next line on to it. Whether it was.
 
     Raises ``MissingError`` when a line before the last is damaged, which no kill does.
     """
@@ -203,6 +217,7 @@ def _repair(path: Path) -> None:
                 f"{path} is damaged at line {n + 1} of {len(lines) - 1}",
                 hint=f"keep what is before it: head -n {n} {path} > good && mv good {path}; then run the recipe again",
             ) from None
+    return bool(lines[-1])
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

@@ -18,14 +18,16 @@ from typing import Any
 import fake_work
 import pytest
 
+from robusweep.assignment import check_data, resolved_sweep
 from robusweep.errors import MissingError, UsageError
 from robusweep.recipe import SweepPlan, load_recipe
 from robusweep.sweep.driver import Driver
+from robusweep.sweep.identity import check_same, forked, identity_of
 from robusweep.sweep.rebuild import rebuild_reports
 from robusweep.sweep.run import Finished, run_sweep
 from robusweep.sweep.status import read_points, read_status
 from robusweep.sweep.stop import stopped_readably
-from robusweep.sweep.study import MAX_ATTEMPTS, Study
+from robusweep.sweep.study import MAX_ATTEMPTS, MAX_DEATHS, Study
 
 Declare = Callable[..., SweepPlan]
 HERE = Path(__file__).parent
@@ -81,16 +83,66 @@ def test_a_changed_recipe_is_refused_with_what_differs(declare: Declare, project
     swept(declare(), project)
     with pytest.raises(UsageError, match=r"train\.n_epochs: 1 -> 2") as refused:
         swept(declare("train.n_epochs=2"), project)
-    assert "--name" in str(refused.value)
-    renamed = run_sweep(
-        declare("train.n_epochs=2"),
-        root=project,
-        say=silent,
-        name="other",
-        work=fake_work.works,
-        track=False,
-    )
-    assert renamed.run_dir.name == "other"
+    assert "--fork small_2" in str(refused.value)
+
+
+def fork(plan: SweepPlan, project: Path, name: str = "small_2", of: str = "small") -> tuple[Finished, str]:
+    """The run of a changed recipe, and what it said of the run that it comes from."""
+    said: list[str] = []
+    done = run_sweep(plan, root=project, say=said.append, name=name, fork_of=of, work=fake_work.works, track=False)
+    (line,) = [line for line in said if line.startswith("forked from")]
+    return done, line
+
+
+def test_a_fork_runs_a_changed_recipe_beside_the_first(declare: Declare, project: Path) -> None:
+    small = "search.budget.n_trials=2"
+    first = swept(declare(small), project)
+    changed = declare(small, "adversarial.0.n_epochs=2")
+    done, said = fork(changed, project)
+    assert done.run_dir == project / "runs/small_2"
+    assert said.startswith("forked from small (2 trials): adversarial: ")
+    assert "in the cache: adapters of clean," in said
+    before = len(calls(project))
+    assert fork(changed, project)[0].points == done.points, "the same command goes on with it"
+    assert swept(declare(small), project).points == first.points
+    assert len(calls(project)) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "shared"),
+    [
+        (
+            "search.objectives=[{metric: clean_accuracy}, {metric: accuracy_under_attack.deepwordbug}]",
+            "adapters of clean and adversarial.0,",
+        ),
+        ("mix.sharpness=2.0", "adapters of clean and adversarial.0,"),
+        ("adversarial.0.n_epochs=2", "adapters of clean,"),
+        ("attacks.n_examples=9", "adapters of clean,"),
+        ("train.n_epochs=2", "nothing"),
+        ("adapter.rank=8", "nothing"),
+        ("seed=1", "nothing"),
+        ("data.n_train=18", "nothing"),
+    ],
+)
+def test_a_fork_says_which_views_are_trained_alike(change: str, shared: str, declare: Declare, project: Path) -> None:
+    def identity(plan: SweepPlan) -> dict[str, Any]:
+        recipe, _ = resolved_sweep(plan)
+        return identity_of(plan, recipe, check_data(recipe))
+
+    check_same(project / "runs/small", identity(declare()))
+    said = forked(project / "runs/small", project / "runs/other", identity(declare(change)))
+    assert f"in the cache: {shared}" in said
+
+
+def test_a_fork_of_nothing_or_without_a_change_is_refused(declare: Declare, project: Path) -> None:
+    with pytest.raises(UsageError, match="there is no run 'small'"):
+        fork(declare(), project)
+    swept(declare("search.budget.n_trials=1"), project)
+    with pytest.raises(UsageError, match="nothing differs"):
+        fork(declare(), project)
+    with pytest.raises(UsageError, match="there is no run 'small'"):
+        fork(declare("train.n_epochs=2"), project, name="small")
+    assert [path.name for path in (project / "runs").iterdir()] == ["small"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +185,7 @@ def test_a_trial_that_always_kills_its_worker_ends_after_three_attempts(declare:
 
 
 @pytest.mark.parametrize(("killed", "starts"), [(True, MAX_ATTEMPTS), (False, None)])
-def test_a_trial_has_three_attempts_where_drivers_are_killed_and_any_number_where_they_end(
+def test_a_trial_has_ten_attempts_where_drivers_are_killed_and_any_number_where_they_end(
     killed: bool, starts: int | None, declare: Declare, project: Path
 ) -> None:
     plan, started = declare("search.budget.n_trials=2"), 0
@@ -145,7 +197,7 @@ def test_a_trial_has_three_attempts_where_drivers_are_killed_and_any_number_wher
     assert started == (starts or MAX_ATTEMPTS + 2)
     records = driver.records()
     assert [record.number for record in records] == ([0] if killed else [])
-    assert all("in each of 3 attempts" in str(record.error) for record in records)
+    assert all("in each of 10 attempts" in str(record.error) for record in records)
 
 
 def test_a_trial_that_only_waited_when_the_driver_was_killed_loses_no_attempt(declare: Declare, project: Path) -> None:
@@ -162,6 +214,22 @@ def test_a_trial_that_only_waited_when_the_driver_was_killed_loses_no_attempt(de
     assignment = last.next_assignment()
     assert assignment is not None
     assert assignment.number == 1
+
+
+def test_killed_workers_and_killed_drivers_are_counted_apart_and_over_all_drivers(
+    declare: Declare, project: Path
+) -> None:
+    plan, said = declare("search.budget.n_trials=1"), []
+    for _ in range(5):  # killed drivers use up no attempt that a killed worker has
+        driver = Driver(project, plan, plan.recipe, [], name="small")
+        assert driver.next_assignment() is not None
+    for _ in range(MAX_DEATHS):
+        driver = Driver(project, plan, plan.recipe, [], name="small", killed=False)
+        driver.on_change = said.append
+        assert driver.next_assignment() is not None
+        driver.died(0, "the worker died")
+    assert [text.split("; ")[-1] for text in said[:2]] == [f"it starts again, attempt {n} of 3" for n in (2, 3)]
+    assert driver.study.counts() == {"complete": 0, "failed": 1, "running": 0}
 
 
 def test_a_complete_trial_that_lost_its_record_and_kills_its_workers_ends_as_well(
@@ -228,11 +296,23 @@ def test_a_file_that_was_cut_off_does_not_stop_the_sweep(name: str, declare: Dec
     assert sorted(calls(project)) == [0, 1, *([1] if "t001" in name else []), 2, 3]
 
 
+def test_a_torn_last_line_of_the_study_is_dropped_with_a_notice(declare: Declare, project: Path) -> None:
+    first = swept(declare("search.budget.n_trials=1"), project)
+    for torn, n_notices in ((b'{"op_code":4', 1), (b"", 0)):
+        with (first.run_dir / "study.journal").open("ab") as file:
+            file.write(torn)
+        said: list[str] = []
+        run_sweep(declare("search.budget.n_trials=1"), root=project, say=said.append, work=fake_work.works, track=False)
+        assert len([line for line in said if line.startswith("NOTICE the study's last line")]) == n_notices
+
+
 def test_a_description_that_was_cut_off_is_named(declare: Declare, project: Path) -> None:
     first = swept(declare(), project)
     (first.run_dir / "sweep.json").write_text("{")
     with pytest.raises(MissingError, match=r"remove .*sweep\.json"):
         swept(declare(), project)
+    with pytest.raises(MissingError, match=r"sweep\.json is missing or damaged"):
+        rebuild_reports(first.run_dir)
     (first.run_dir / "sweep.json").unlink()
     assert swept(declare(), project).points == first.points
     assert len(calls(project)) == 4
@@ -355,7 +435,7 @@ def test_data_that_changed_under_a_sweep_are_refused(declare: Declare, project: 
 
 
 def test_a_name_that_leaves_the_runs_folder_is_refused(declare: Declare, project: Path) -> None:
-    with pytest.raises(UsageError, match="--name"):
+    with pytest.raises(UsageError, match="can't be named"):
         run_sweep(declare(), root=project, say=silent, name="../outside", work=fake_work.works, track=False)
 
 
