@@ -16,7 +16,7 @@ from robusweep.spec import digest_of
 from robusweep.tickets import CoefficientRecord, Masks, Ticket
 from robusweep.tickets.base import Searched
 
-SEARCH_CODE = 1  # raise it when the same search would give other coefficients
+SEARCH_CODE = 2  # raise it when the same search would give other coefficients
 RECORD = "coefficients.npz"
 MASKS = "ticket/masks.json"  # in the trial's folder
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from robusweep.training.checkpoint import Checkpoint
 
-TRAIN_CODE = 3  # raise it when training the same block would give other weights: old cache entries are then not used
+TRAIN_CODE = 4  # raise it when training the same block would give other weights: old cache entries are then not used
 
 
 def train(view: str, method: TrainingMethod, ground: Ground) -> AdapterRecord:

@@ -79,7 +79,7 @@ class _Search:
         own: dict[str, Any] = {"params": list(self.gates.parameters()), "weight_decay": 0.0}
         groups = [own] if weights_rate is None else [{"params": self.weights}, own]
         self.peaks = [own_rate] if weights_rate is None else [weights_rate, own_rate]
-        self.optimiser = torch.optim.AdamW(groups, weight_decay=spec.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=spec.weight_decay, fused=True)
         self.draws = torch.Generator().manual_seed(derive(seed, "ticket perturbations"))
         self.gaps = Gaps(math.ceil(len(tokens) / spec.batch_size), spec.gaps_per_epoch)
         self.n_steps = self.gaps.end(self.gaps.within(spec.ends_after))
@@ -93,7 +93,7 @@ class _Search:
             return
         n_epochs, rate = self.spec.tuning
         self.network.requires_grad_(True)
-        optimiser = torch.optim.AdamW(self.weights, weight_decay=self.spec.weight_decay)
+        optimiser = torch.optim.AdamW(self.weights, weight_decay=self.spec.weight_decay, fused=True)
         plain = partial(free_lb, adversary=Adversary(1, 1.0, 0.0), penalty=lambda: torch.zeros((), device=self.device))
         for step, rows in enumerate(self._batches("ticket tuning", n_epochs)):
             progress = (step + 0.5) / (n_epochs * self.gaps.steps_per_epoch)

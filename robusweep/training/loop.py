@@ -127,6 +127,7 @@ class _Trainer:
             [{"params": list(group)} for group in self._groups() if group],
             lr=method.learning_rate,
             weight_decay=method.weight_decay,
+            fused=True,  # one pass over the weights: a sixth of the time on a CPU
         )
         n_texts = len(setting.tokens) * (1 + method.more_texts)  # at most
         n_steps = method.n_epochs * math.ceil(n_texts / method.batch_size)
