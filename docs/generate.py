@@ -27,6 +27,9 @@ from robusweep.attacks.originals import LanguageModel, Never, OriginalRecipe
 from robusweep.attacks.protocol import FOLDER, ChangedProtocol, Protocol
 from robusweep.catalogue import FAMILIES, kinds
 from robusweep.cli import app
+from robusweep.front import Constraint
+from robusweep.halving import PRESETS, Halving
+from robusweep.hypervolume import Saturation
 from robusweep.pruning import Pruning
 from robusweep.race import Race
 from robusweep.recipe import Recipe
@@ -304,13 +307,36 @@ MEANINGS = {
     "Search.space": "YAML file of the search space, relative to the recipe.",
     "Search.sampler": "Who proposes the next trial.",
     "Search.objectives": "What is optimised: one to four. `metric` is `clean_accuracy`, `robust_accuracy`, "
-    "`accuracy_under_attack.<known attack>` or `train_seconds`.",
+    "`accuracy_under_attack.<known attack>`, `train_seconds`, `inference_flops` or `n_parameters`.",
+    "Search.constraints": "Bounds that points must meet to be on the front; see below. Others make another sweep.",
+    "Search.order": "`pareto`: `--pick best` is the knee. `lexicographic`: objectives count in the order in which they "
+    "are listed, each up to its `tolerance`. Front, ranks and knee stay what they are, and the sampler sees all "
+    "objectives. Changes no number: `robusweep run` on a finished sweep takes another one.",
+    "Search.stop": "End the sweep when its hypervolume grows no more: a block (below), or `{}` for its defaults; null "
+    "goes on until the budget is spent. May be changed between two starts of a run.",
+    "Constraint.metric": "As of an objective.",
+    "Constraint.at_least": "Lower bound; a point at the bound meets it.",
+    "Constraint.at_most": "Upper bound; likewise.",
+    "Saturation.min_gain": "Fraction by which the hypervolume has to grow for the sweep to go on.",
+    "Saturation.trials": "Completed trials that have to bring it.",
     "Search.budget": "When the sweep ends.",
+    "Search.early_stopping": "Stop attacking points that fall behind those of all trials: `off`, `mild`, `strong`, or "
+    "a block (below); null is `off`. May be changed between two starts of a run; what was stopped stays so. Not "
+    "together with `attacks.replay`.",
+    "Halving.kind": "The rule.",
+    "Halving.rungs": "Where points are compared: numbers of attacked examples, or fractions of `attacks.n_examples`; "
+    "increasing.",
+    "Halving.eta": "The best 1/eta of the points that have been at a rung go on, and their front.",
+    "Halving.min_points": "Points that have to reach a rung before any is stopped there.",
     "Search.reference": "Searched keys with listed values. Reports compare every other point with the one that has "
     "them: with several, with the first that agrees in all else that is searched, else with the first. Changes no "
     "number: `robusweep run` on a finished sweep takes another one.",
     "Objective.metric": "Name of the number.",
-    "Objective.goal": "Direction.",
+    "Objective.goal": "Direction. Costs are `min` where it is left out.",
+    "Objective.tolerance": "With `search.order: lexicographic`: how far from the best a point may be in this objective "
+    "for the next one to count, in its own unit.",
+    "Objective.reference_point": "The value that is worth nothing, from which the hypervolume is measured. Null: 0 for "
+    "a rate, 1 for one that is minimised; with a cost that has none there is no hypervolume.",
     "Budget.n_trials": "Trials, failed ones included. Each trial gives one point for every after-training value. "
     "A larger value continues the same run.",
     "Tpe.n_startup_trials": "Points drawn at random before the estimator is used.",
@@ -534,6 +560,15 @@ def need_text(need: Any) -> str:
     return f"{need.name} `{need.source}`" if isinstance(need, LanguageModel) else str(need.name)
 
 
+def preset_rows() -> str:
+    rows = [
+        f"| `{name}` | {', '.join(f'{rung:g}' for rung in block.rungs)} | {block.eta:g} | {block.min_points} |"
+        for name, block in PRESETS.items()
+        if block is not None
+    ]
+    return "\n" + "\n".join(["| name | `rungs` | `eta` | `min_points` |", "| --- | --- | --- | --- |", *rows]) + "\n"
+
+
 def flag_rows() -> str:
     rows = [f"| `{name}` | {what} |" for name, what in FLAGS.items()]
     return "\n".join(["| flag | what it says |", "| --- | --- |", *rows]) + "\n"
@@ -565,7 +600,10 @@ def recipe_page() -> str:
         protocol_section(),
         block_section("search", search),
         block_section("search.objectives", inner_blocks(search, ["objectives"])[0]),
+        block_section("search.constraints", Constraint),
         block_section("search.budget", inner_blocks(search, ["budget"])[0]),
+        block_section("search.stop", Saturation),
+        block_section("search.early_stopping", Halving) + preset_rows(),
         family_section("search.sampler", kinds(FAMILIES["samplers"])),
         block_section("resources", inner_blocks(Recipe, ["resources"])[0]),
         "## The search space\n\nA file of its own: dotted recipe keys, each with one dimension. Every key must exist "

@@ -101,17 +101,30 @@ def _file_row(path: Path) -> dict[str, Any]:
     return {"name": str(path), "description": comment[0].lstrip("# ") if comment else ""}
 
 
-def describe_kind(name: str) -> dict[str, Any]:
-    """A kind's documentation and keys. Raises ``UsageError`` with the nearest name."""
-    known = {kind: (family, cls) for family, union in FAMILIES.items() for kind, cls in kinds(union).items()}
+def describe_kind(name: str) -> list[dict[str, Any]]:
+    """Documentation and keys of every kind of that name; ``tickets.magnitude`` is the one of a family.
+
+    Raises ``UsageError`` with the nearest name.
+    """
+    known: dict[str, list[tuple[str, str, type[BaseModel]]]] = {}
+    for family, union in FAMILIES.items():
+        for kind, cls in kinds(union).items():
+            for called in (kind, f"{family}.{kind}"):
+                known.setdefault(called, []).append((family, kind, cls))
     if name not in known:
         near = nearest(name, known)
         raise UsageError(
             f"there is nothing called {name!r}",
             hint=f"did you mean {near!r}?" if near else "robusweep ls lists every kind",
         )
-    family, cls = known[name]
-    keys = [
+    return [
+        {"name": kind, "family": family, "documentation": _dedented(cls.__doc__ or ""), "keys": _keys(cls)}
+        for family, kind, cls in known[name]
+    ]
+
+
+def _keys(cls: type[BaseModel]) -> list[dict[str, str]]:
+    return [
         {
             "name": key,
             "type": str(field.annotation).replace("typing.", "").replace("<class '", "").replace("'>", ""),
@@ -119,7 +132,6 @@ def describe_kind(name: str) -> dict[str, Any]:
         }
         for key, field in cls.model_fields.items()
     ]
-    return {"name": name, "family": family, "documentation": _dedented(cls.__doc__ or ""), "keys": keys}
 
 
 def _dedented(text: str) -> str:

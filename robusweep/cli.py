@@ -56,6 +56,7 @@ def run(
     plan = load_recipe(recipe, overrides)
     if plan.recipe.search is None:
         raise UsageError(f"{recipe}: no 'search' block, so there is no sweep", hint=f"robusweep trial {recipe}")
+    from robusweep.front import nearest_to_feasible
     from robusweep.sweep.run import run_sweep
 
     display = Display()
@@ -66,6 +67,7 @@ def run(
         )
     front = [point for point in done.points if point.pareto]
     knee = next((point for point in done.points if point.knee), None)
+    best = next((point for point in done.points if point.best), None)
     if as_json:
         _print_json(
             {
@@ -76,6 +78,8 @@ def run(
                 "n_failed": done.n_failed,
                 "front": [point.model_dump(mode="json") for point in front],
                 "knee": knee.model_dump(mode="json") if knee else None,
+                "best": best.id if best else None,
+                "ended": done.ended,
             },
             one_line=True,
         )
@@ -86,6 +90,8 @@ def run(
         raise EmptyFrontError(
             f"no trial completed ({done.n_failed} failed)", hint=f"see {done.run_dir}/trials/*/record.json"
         )
+    if missed := nearest_to_feasible(done.points):
+        display.say(missed)
     if done.n_failed:
         display.say(f"{done.n_failed} of {len(done.records)} trials failed; see {done.run_dir}/trials/*/record.json")
         raise typer.Exit(4)
@@ -294,7 +300,7 @@ def list_(
 @app.command()
 def show(
     what: Annotated[
-        str, typer.Argument(metavar="NAME", help="A recipe file, or a kind such as pgd, lora, deepwordbug.")
+        str, typer.Argument(metavar="NAME", help="A recipe file, or a kind: pgd, lora, tickets.magnitude.")
     ],
     overrides: Overrides = None,
     resolved: Annotated[bool, typer.Option(help="Print the recipe with every default filled in.")] = False,
@@ -317,11 +323,14 @@ def show(
 
     shown = describe_kind(what)
     if as_json:
-        _print_json(shown)
+        _print_json(shown[0] if len(shown) == 1 else shown)
         return
-    print(f"{shown['name']} ({shown['family']})\n\n{shown['documentation']}\n\nkeys:")
-    for key in shown["keys"]:
-        print(f"  {key['name']:20} {key['type']:34} default {key['default']}")
+    for i, kind in enumerate(shown):
+        if i:
+            print()
+        print(f"{kind['name']} ({kind['family']})\n\n{kind['documentation']}\n\nkeys:")
+        for key in kind["keys"]:
+            print(f"  {key['name']:20} {key['type']:34} default {key['default']}")
 
 
 @app.command()
@@ -351,7 +360,13 @@ def status(name: RunName, root: Root = HERE, as_json: AsJson = False) -> None:
     print(
         f"{found.name}: {'running' if found.running else 'not running'}, {len(found.trials)}{of} trials begun, ", end=""
     )
-    print(f"{found.n_points} points, {found.n_front} on the front")
+    saved = f", about {found.n_queries_saved:,} queries saved" if found.n_queries_saved else ""
+    stopped = f", {found.n_stopped} stopped early{saved}" if found.n_stopped else ""
+    infeasible = f", {found.n_infeasible} miss a constraint" if found.n_infeasible else ""
+    print(f"{found.n_points} points, {found.n_front} on the front{infeasible}{stopped}")
+    for line in (found.growth, found.ended and f"ended before its budget was spent: {found.ended}"):
+        if line:
+            print(f"  {line}")
     for row in found.trials:
         print(f"  {row.id}  {row.state:12} {row.last}{f' ({row.doing})' if row.doing else ''}")
 
@@ -360,7 +375,8 @@ def status(name: RunName, root: Root = HERE, as_json: AsJson = False) -> None:
 def pareto(
     name: RunName,
     pick: Annotated[
-        str | None, typer.Option(help="One point only: knee, a point's id, max_robust@clean>=X or max_clean@robust>=X.")
+        str | None,
+        typer.Option(help="One point only: knee, best, a point's id, max_robust@clean>=X or max_clean@robust>=X."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Dominated points, too.")] = False,
     chances: Annotated[
@@ -370,11 +386,14 @@ def pareto(
     as_json: AsJson = False,
 ) -> None:
     """Show the Pareto front of a run: the points that no other beats in every objective."""
+    from robusweep.front import nearest_to_feasible
     from robusweep.pick import pick as picked
     from robusweep.sweep.status import find_run, read_points
 
     run_dir = find_run(root, name)
     points = read_points(run_dir)
+    if not pick and not everything and (missed := nearest_to_feasible(points)):
+        raise EmptyFrontError(missed, hint=f"robusweep pareto {name} --all lists all points")
     chosen = [picked(points, pick)] if pick else points if everything else [p for p in points if p.pareto]
     shares = None
     if chances:
@@ -446,7 +465,9 @@ def gate(
     ],
     pick: Annotated[
         str,
-        typer.Option(help="knee, a point's id, max_robust@clean>=X, max_clean@robust>=X; any: some point will do."),
+        typer.Option(
+            help="knee, best, a point's id, max_robust@clean>=X, max_clean@robust>=X; any: some point will do."
+        ),
     ] = "knee",
     root: Root = HERE,
     as_json: AsJson = False,
@@ -482,7 +503,8 @@ def export(
     name: RunName,
     out: Annotated[Path, typer.Option(help="Folder to make; it must not exist, or be empty.")],
     pick: Annotated[
-        str, typer.Option(help="knee, a point's id, max_robust@clean>=X or max_clean@robust>=X (quote the last two).")
+        str,
+        typer.Option(help="knee, best, a point's id, max_robust@clean>=X or max_clean@robust>=X (quote the last two)."),
     ] = "knee",
     form: Annotated[
         str, typer.Option("--format", help="hf: for transformers. mlflow: for MLflow. onnx: for ONNX Runtime.")

@@ -58,7 +58,7 @@ class _Scored:
 def compare(root: Path, first: str, second: str) -> Compared:
     """Compare two points, each named ``RUN/POINT``; the point may be ``knee``.
 
-    Of a point that a race has stopped, the examples it has met are compared. Raises ``UsageError`` for names that are
+    Of a point that was stopped early, the examples it has met are compared. Raises ``UsageError`` for names that are
     not there and for points of different protocols, ``MissingError`` for outcomes that are gone.
     """
     one, two = _scored(root, first), _scored(root, second)

@@ -70,8 +70,8 @@ def confirm(
     found = []
     for rule in dict.fromkeys(wanted):
         point = restored(run_dir, rule, say=say)
-        if point.scored.stopped is not None:
-            raise UsageError(f"{point.scored.id} was stopped by a race: its rates are over fewer examples")
+        if (stopped := point.scored.stopped) is not None:
+            raise UsageError(f"{point.scored.id} was stopped by {stopped.stopper}: its rates are over fewer examples")
         found.append(_confirmed(run_dir, root, point, n=n, n_retrained=n_retrained, n_points=len(points), say=say))
     return found
 

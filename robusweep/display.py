@@ -86,8 +86,9 @@ class Display:
         status = read_status(run_dir)
         of = f"/{status.n_trials}" if status.n_trials else ""
         done = sum(t.state in {"complete", "failed"} for t in status.trials)
+        volume = "" if status.hypervolume is None else f", hypervolume {status.hypervolume:.4f}"
         table = Table(
-            title=f"{status.name}: {done}{of} trials, {status.n_points} points, {status.n_front} on the front",
+            title=f"{status.name}: {done}{of} trials, {status.n_points} points, {status.n_front} on the front{volume}",
             title_justify="left",
             min_width=72,
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from robusweep.errors import EmptyFrontError, UsageError, nearest
-from robusweep.front import UNDER_ATTACK, Point
+from robusweep.front import UNDER_ATTACK, Point, nearest_to_feasible
 from robusweep.pick import pick
 from robusweep.scores import Rate
 
@@ -74,12 +74,13 @@ def conditions_in(expressions: Sequence[str]) -> list[Condition]:
 def gate(points: Sequence[Point], expressions: Sequence[str], rule: str = "knee") -> Gate:
     """Whether the point that ``rule`` picks meets every condition; with ``any``, whether some point does.
 
-    Points that a race has stopped are left out by ``any``. Raises ``UsageError`` for a metric that a point has not.
+    Points that were stopped early or miss a constraint are left out by ``any``. Raises ``UsageError`` for a metric that
+    a point has not, ``EmptyFrontError`` where no point is left.
     """
     wanted = conditions_in(expressions)
-    whole = [point for point in points if point.stopped is None]
+    whole = [point for point in points if point.stopped is None and not point.violated]
     if rule == ANY and not whole:
-        raise EmptyFrontError("no point was scored to the end")
+        raise EmptyFrontError(nearest_to_feasible(points) or "no point was scored to the end")
     tried = [_checked(point, wanted) for point in (whole if rule == ANY else [pick(points, rule)])]
     return max(tried, key=lambda one: sum(checked.holds for checked in one.checked))
 
@@ -99,11 +100,13 @@ def _checked(point: Point, wanted: Sequence[Condition]) -> Gate:
 
 
 def metrics_of_point(point: Point) -> dict[str, float]:
-    """Every number that a condition may name: rates with their bounds, seconds of training, and counts of flags."""
+    """Every number that a condition may name: rates with their bounds, costs, and counts of flags."""
     rates = {"clean_accuracy": point.clean_accuracy, "robust_accuracy": point.robust_accuracy}
     for kind, score in {**point.attacks, **point.held_out}.items():
         rates[UNDER_ATTACK + kind] = Rate.model_validate(score["accuracy_under_attack"])
     numbers = {"train_seconds": point.train_seconds, "n_flags": float(len(point.flags))}
+    costs = {"inference_flops": point.inference_flops, "n_parameters": point.n_parameters}
+    numbers |= {name: float(cost) for name, cost in costs.items() if cost is not None}
     for name, rate in rates.items():
         numbers |= {name: rate.value, f"{name}.low": rate.low, f"{name}.high": rate.high}
     return numbers

@@ -20,9 +20,9 @@ def front_probabilities(run_dir: Path, points: Sequence[Point], *, n_draws: int 
 
     The front is that of clean against robust accuracy. A sample draws the attacked examples with replacement, the same
     ones for every point, and the other validation texts likewise, so that what two points have in common cancels out.
-    Points that a race has stopped, or whose outcomes are gone, are left out.
+    Points that were stopped early, that miss a constraint, or whose outcomes are gone, are left out.
     """
-    found = {point.id: _right(run_dir, point) for point in points if point.stopped is None}
+    found = {p.id: _right(run_dir, p) for p in points if p.stopped is None and not p.violated}
     rows = {key: row for key, row in found.items() if row is not None}
     sizes = [(len(clean), len(robust)) for clean, robust in rows.values()]
     if not rows or len(set(sizes)) != 1:

@@ -18,3 +18,14 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(TRIM_THRESHOLD, KEPT)
         libc.mallopt(MMAP_THRESHOLD, LARGEST)
+
+
+def keep_to_share(device: str, share: float) -> None:
+    """A trial that has a fraction of a GPU gets no more than that fraction of its memory; Ray only counts.
+
+    What asks for more fails with an error of its own, instead of taking the trials beside it along.
+    """
+    if device.startswith("cuda") and 0 < share < 1:
+        import torch
+
+        torch.cuda.set_per_process_memory_fraction(share)

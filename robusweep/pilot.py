@@ -75,7 +75,8 @@ def pilot(first: Assignment, examples: list[Example], root: Path, *, n_examples:
     """Run the first trial on ``n_examples`` of validation, or read what an earlier pilot measured."""
     suite = first.recipe.attacks
     n = min(n_examples, suite.n_examples, len(examples))
-    recipe = first.recipe.model_copy(update={"attacks": suite.model_copy(update={"n_examples": n, "race": None})})
+    suite = suite.model_copy(update={"n_examples": n, "race": None})
+    recipe = first.recipe.model_copy(update={"attacks": suite, "search": None})  # nothing is stopped early
     cache = Cache(root / "cache")
     key = {
         "code": PILOT_CODE,

@@ -31,6 +31,7 @@ POPULATION_QUERIES_PER_WORD = 25.0  # of attacks that keep a population of texts
 PYTHON_SHARE = 1.3  # an attack's own work on top of the victim's forward passes; an assumption, too
 SUCCESSES = 0.5  # of attacks in training, whose number is wanted; an assumption, too
 REPEATS = 3
+SOONER = "of everything above: search.stop ends the sweep sooner where its hypervolume grows no more"
 
 
 def predict(plan: SweepPlan, root: Path = Path(), *, n_pilot: int = 0) -> dict[str, Any]:
@@ -84,6 +85,7 @@ def predict(plan: SweepPlan, root: Path = Path(), *, n_pilot: int = 0) -> dict[s
         "workers": workers,
         "wall_hours": round((trained + rest + attack) / workers / 3600, 3),
         "disk_megabytes": round(disk, 1),
+        **({"upper_bound": SOONER} if recipe.search and recipe.search.stop else {}),
         **said,
     }
 

@@ -14,7 +14,9 @@ from robusweep.attacks import Attack, AttackEntry, attack_kinds
 from robusweep.attacks.protocol import ChangedProtocol, Protocol, named_protocol
 from robusweep.data import AnyData
 from robusweep.errors import nearest
-from robusweep.front import Objective
+from robusweep.front import COSTS, Constraint, Objective, Order
+from robusweep.halving import EarlyStopping, Halving
+from robusweep.hypervolume import Saturation, missing
 from robusweep.mixing import AnyMixer
 from robusweep.model import BaseEncoder, Precision
 from robusweep.pruning import AnyPruning
@@ -140,7 +142,8 @@ class Search(Spec):
     """How a sweep chooses its trials. ``space`` is a YAML file, relative to the recipe.
 
     ``reference`` names the points that reports compare every other point with, by searched keys and their values:
-    ``{train: vanilla}``.
+    ``{train: vanilla}``. ``order`` says which point ``--pick best`` takes: the knee, or with ``lexicographic`` the one
+    that is left when each objective in turn keeps the points within its ``tolerance`` of the best one left.
     """
 
     space: str
@@ -148,8 +151,74 @@ class Search(Spec):
     objectives: list[Objective] = Field(
         [Objective(metric="clean_accuracy"), Objective(metric="robust_accuracy")], min_length=1, max_length=4
     )
+    constraints: list[Constraint] = []
+    order: Order = "pareto"
     budget: Budget = Budget()
+    stop: Saturation | None = None
+    early_stopping: EarlyStopping = None
     reference: dict[str, Value] | None = Field(None, min_length=1)
+
+
+def _check_race(search: Search) -> None:
+    """A point that loses a race may be the only one within a bound that the race does not look at."""
+    others = [o.metric for o in search.objectives if o.metric not in RACED or o.goal != "max"]
+    bounds = [str(c) for c in search.constraints if c.metric not in RACED or c.at_least is None]
+    if others:
+        raise BlockError(
+            "attacks.race", f"a race compares {' and '.join(RACED)}; the objectives also hold {', '.join(others)}"
+        )
+    if bounds:
+        raise BlockError(
+            "attacks.race", f"a race compares {' and '.join(RACED)}; the constraints also hold {', '.join(bounds)}"
+        )
+
+
+def _check_bounds_at_rungs(search: Search) -> None:
+    """What dominates a point that meets the bounds meets them, too; else the only points within them may be stopped."""
+    ends = [(o.metric, o.goal) for o in search.objectives]
+    others = [c for c in search.constraints if (c.metric, "max" if c.at_most is None else "min") not in ends]
+    if others:
+        raise BlockError(
+            "search.early_stopping",
+            f"compares objectives alone, and {' and '.join(map(str, others))} bounds none of them: list "
+            f"{others[0].metric} as an objective, or leave out early_stopping",
+        )
+
+
+def _check_objectives(search: Search, *, allowed: list[str]) -> None:
+    """Metrics exist, none is given twice, and reference points can be reached."""
+    wanted = [(f"search.objectives.{i}", o.metric) for i, o in enumerate(search.objectives)]
+    wanted += [(f"search.constraints.{i}", c.metric) for i, c in enumerate(search.constraints)]
+    for key, metric in wanted:
+        if metric not in allowed:
+            near = nearest(metric, allowed)
+            raise BlockError(
+                f"{key}.metric",
+                f"unknown metric {metric!r}{f'; did you mean {near!r}?' if near else ''} "
+                f"(allowed: {', '.join(allowed)})",
+            )
+    for i, objective in enumerate(search.objectives):
+        key = f"search.objectives.{i}"
+        if objective.metric in [other.metric for other in search.objectives[:i]]:
+            raise BlockError(f"{key}.metric", f"{objective.metric!r} is an objective already")
+        if objective.reference_point is not None:
+            _check_reference_point(f"{key}.reference_point", objective, objective.reference_point)
+    for i, constraint in enumerate(search.constraints):
+        if str(constraint) in [str(other) for other in search.constraints[:i]]:
+            raise BlockError(f"search.constraints.{i}", f"{constraint} is listed already")
+    if search.stop is not None and (why := missing(search.objectives)):
+        raise BlockError("search.stop", f"needs the hypervolume, and there is none: {why}")
+
+
+def _check_reference_point(key: str, objective: Objective, value: float) -> None:
+    if objective.metric in COSTS and objective.goal == "max":
+        raise BlockError(key, f"{objective.metric} is maximised, and a cost has no largest value: leave it out")
+    if objective.metric in COSTS and value <= 0:
+        raise BlockError(key, f"{value:g} is no cost that anything could be below (allowed: above 0)")
+    if objective.metric not in COSTS and not 0 <= value <= 1:
+        raise BlockError(key, f"{value:g} is no rate (allowed: 0 to 1)")
+    if objective.metric not in COSTS and value == (1 if objective.goal == "max" else 0):
+        raise BlockError(key, f"no {objective.metric} is better than {value:g}, so nothing would count")
 
 
 class Resources(Spec):
@@ -207,28 +276,32 @@ class Recipe(Spec):
                 f"{self.attacks.n_examples} is more than data.n_validation ({self.data.n_validation})",
             )
         if self.search is not None and self.attacks.race is not None:
-            others = [o.metric for o in self.search.objectives if o.metric not in RACED or o.goal != "max"]
-            if others:
-                raise BlockError(
-                    "attacks.race",
-                    f"a race compares {' and '.join(RACED)}; the objectives also hold {', '.join(others)}",
-                )
+            _check_race(self.search)
+        if self.search is not None and self.search.early_stopping is not None:
+            self._check_early_stopping(self.search.early_stopping)
+            _check_bounds_at_rungs(self.search)
         if self.search is not None:
             suite = [f"accuracy_under_attack.{attack.kind}" for attack in self.attacks.known]
-            allowed = ["clean_accuracy", "robust_accuracy", *suite, "train_seconds"]
-            for i, objective in enumerate(self.search.objectives):
-                if objective.metric not in allowed:
-                    near = nearest(objective.metric, allowed)
-                    raise BlockError(
-                        f"search.objectives.{i}.metric",
-                        f"unknown metric {objective.metric!r}{f'; did you mean {near!r}?' if near else ''} "
-                        f"(allowed: {', '.join(allowed)})",
-                    )
+            _check_objectives(self.search, allowed=["clean_accuracy", "robust_accuracy", *suite, *COSTS])
         return self
 
     def views(self) -> dict[str, AnyTraining]:
         """Every training block by the key that holds it."""
         return {"train": self.train} | {f"adversarial.{i}": method for i, method in enumerate(self.adversarial)}
+
+    def _check_early_stopping(self, halving: Halving) -> None:
+        if self.attacks.replay:
+            raise BlockError(
+                "search.early_stopping",
+                "compares points by outcomes that no other point has touched: leave out early_stopping, or "
+                "attacks.replay",
+            )
+        last = halving.rungs[-1]
+        if last >= max(1, self.attacks.n_examples):
+            raise BlockError(
+                "search.early_stopping.rungs",
+                f"{last:g} is not less than attacks.n_examples ({self.attacks.n_examples}): nothing is left to save",
+            )
 
     def _check_pruning(self, prune: AnyPruning) -> None:
         """One plain network is pruned, by texts that it was trained on."""
@@ -325,7 +398,7 @@ class SweepPlan:
         return tree
 
     def sweep_digest(self) -> str:
-        """What makes a sweep the same sweep: what decides a trial, the space and the objectives; not the budget."""
+        """What makes a sweep the same: what decides a trial, space, objectives and constraints; not the budget."""
         return digest_of(self.identity())
 
     def identity(self) -> dict[str, Any]:
@@ -333,10 +406,12 @@ class SweepPlan:
         recipe = self.recipe.model_dump(mode="json", exclude={"search", "resources"})
         for key, said in self.paths.items():
             recipe = assign(recipe, key, said)
-        objectives = [o.model_dump(mode="json") for o in self.recipe.search.objectives] if self.recipe.search else []
+        search = self.recipe.search
+        constraints = [str(c) for c in search.constraints] if search else []
         return recipe | {
             "precision": self.recipe.resources.precision,
-            "objectives": objectives,
+            "objectives": [{"metric": o.metric, "goal": o.goal} for o in search.objectives] if search else [],
+            **({"constraints": constraints} if constraints else {}),  # runs that have none are what they were
             "space": self.space.model_dump(mode="json", exclude_none=True)["dimensions"],
         }
 

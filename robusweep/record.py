@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from robusweep.errors import MissingError
 from robusweep.scores import Rate, summary
@@ -147,15 +147,41 @@ def robust_accuracy(suite: Mapping[str, Sequence[AttackOutcome]]) -> Rate:
 
 
 class Stopped(Spec):
-    """Why a point was attacked no further: after ``n_examples``, point ``by`` was better with this p-value.
+    """Why a point was attacked no further than the first ``n_examples``.
 
-    ``error`` bounds the chance that any point of the race is stopped by one that is not better.
+    ``race``: point ``by`` was better with this p-value; ``error`` bounds the chance that any point of the race is
+    stopped by one that is not better. ``early_stopping``: at this ``rung``, from 1 on, ``n_before`` of ``n_points``
+    came before it, whose non-dominated rank was ``rank``. ``n_queries_saved``: what the known attacks would have asked
+    about the other examples, had these been like those before; held-out attacks, which do not run either, apart.
     """
 
-    by: str
+    by: str | None = None
     n_examples: int
-    p_value: float
-    error: float
+    p_value: float | None = None
+    error: float | None = None
+    reason: Literal["race", "early_stopping"] = "race"
+    rung: int | None = None
+    rank: int | None = None
+    n_before: int | None = None
+    n_points: int | None = None
+    n_queries_saved: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        return {key: value for key, value in dumped.items() if value != type(self).model_fields[key].default}
+
+    @property
+    def stopper(self) -> str:
+        """Who stopped it, in words."""
+        return "a race" if self.reason == "race" else "early stopping"
+
+    @property
+    def why(self) -> str:
+        """The reason, in words."""
+        if self.reason == "race":
+            return f"{self.by} is better (p = {self.p_value:.2g})"
+        return f"rung {self.rung}, rank {self.rank}, {self.n_before} of {self.n_points} points before it"
 
 
 class WeightProfile(Spec):
@@ -209,6 +235,7 @@ class PointRecord(Spec):
     and of adversarial ones by attack. ``static``: right / all texts with which an attack broke the clean adapter; never
     to be mixed with the accuracy under an attack that aims at this very system. ``chosen_weight``: what the weighting
     chose, where it chooses one for all texts. ``pruning``: what was taken after training and mixing.
+    ``inference_flops``, ``n_parameters``: of the whole system, as ``robusweep.costs`` counts them.
     """
 
     id: str
@@ -228,13 +255,16 @@ class PointRecord(Spec):
     profiles: dict[str, WeightProfile] = {}
     chosen_weight: float | None = None
     pruning: PruningRecord | None = None
+    inference_flops: int | None = None  # None: a record of an earlier version
+    n_parameters: int | None = None
     seconds: dict[str, float] = {}  # stage -> seconds of this point
 
     def metrics(self) -> dict[str, float]:
-        """Every number an objective may name: rates by name, accuracy under attack by attack."""
+        """Every number an objective may name: rates by name, accuracy under attack by attack, and costs."""
         named = {"clean_accuracy": self.clean_accuracy.value, "robust_accuracy": self.robust_accuracy.value}
         named |= {f"accuracy_under_attack.{a}": s.accuracy_under_attack.value for a, s in self.attacks.items()}
-        return named
+        costs = {"inference_flops": self.inference_flops, "n_parameters": self.n_parameters}
+        return named | {name: float(cost) for name, cost in costs.items() if cost is not None}
 
 
 class AdapterRecord(Spec):

@@ -67,11 +67,13 @@ def restored(run_dir: Path, rule: str, *, say: Say) -> Restored:
     Raises ``UsageError`` and ``EmptyFrontError`` where there is none, ``MissingError`` for adapters, masks or a base
     that are gone, and ``StageError`` for those that are not what was scored.
     """
-    trial, scored = _recorded(run_dir, rule)
+    trial, scored, chosen = _recorded(run_dir, rule)
     clean, robust = scored.clean_accuracy.value, scored.robust_accuracy.value
     say(f"{run_dir.name} {scored.id}: clean accuracy {clean:.3f}, robust accuracy {robust:.3f}")
     for doubt in [*(flag.name for flag in scored.flags), *(["stopped"] if scored.stopped else [])]:
         say(f"NOTICE {scored.id} carries the flag {doubt!r}; the model card says why")
+    for bound in chosen.violated:
+        say(f"NOTICE {scored.id} misses a constraint: {bound}")
     recipe = _recipe_of(trial)
     masks = _masks(run_dir, trial) if recipe.ticket is not None else None
     plain, identity = _base(recipe, trial, masks)
@@ -91,8 +93,8 @@ def restored(run_dir: Path, rule: str, *, say: Say) -> Restored:
 
 
 # --------------------------------------------------------------------------------------------- what was scored
-def _recorded(run_dir: Path, rule: str) -> tuple[TrialRecord, PointRecord]:
-    """The trial and the point that the rule picks."""
+def _recorded(run_dir: Path, rule: str) -> tuple[TrialRecord, PointRecord, Point]:
+    """The trial and the point that the rule picks, as recorded and as ranked among the others."""
     named = run_dir / "trials" / rule.partition(".")[0] / "record.json"
     if named.is_file() and read_trial(named).status == "failed":
         raise UsageError(f"trial {named.parent.name} failed, so it has no point", hint=f"see {named}")
@@ -104,7 +106,7 @@ def _recorded(run_dir: Path, rule: str) -> tuple[TrialRecord, PointRecord]:
     scored = next((point for point in trial.points if point.id == chosen.id), None)
     if scored is None:
         raise MissingError(f"{path} holds no point {chosen.id}", hint=f"robusweep report {run_dir.name}")
-    return trial, scored
+    return trial, scored, chosen
 
 
 def points_in(run_dir: Path) -> list[Point]:

@@ -15,6 +15,7 @@ from robusweep.spec import Spec
 
 Goal = Literal["max", "min"]
 Z95 = 1.959963984540054  # two-sided 95 % normal quantile
+TINY = 1e-12  # what rounding may add to a difference of rates
 
 
 class Rate(Spec):
@@ -231,6 +232,23 @@ def knee(points: Sequence[Sequence[float]], goals: Sequence[Goal]) -> int | None
     return max(front, key=lambda i: (round(float(scaled[i].sum()), 12), float(values[i][0]), -i))
 
 
+def lexicographic_choice(
+    points: Sequence[Sequence[float]], goals: Sequence[Goal], tolerances: Sequence[float]
+) -> int | None:
+    """Index of the point that is left when each objective in turn keeps those within its tolerance of the best left.
+
+    Among several, the best in the last objective is taken, then in the one before it, then the earlier point. No other
+    point dominates it.
+    """
+    if not points:
+        return None
+    values = _as_maximised(points, goals)
+    left = np.arange(len(values))
+    for column, tolerance in zip(values.T, tolerances, strict=True):
+        left = left[column[left] >= column[left].max() - tolerance - TINY]
+    return max(left.tolist(), key=lambda i: (*values[i][::-1].tolist(), -i))
+
+
 def hypervolume(points: Sequence[Sequence[float]], goals: Sequence[Goal], reference: Sequence[float]) -> float:
     """The volume that the points dominate above ``reference`` (a point in the same units).
 
@@ -245,6 +263,10 @@ def _volume(values: NDArray[np.float64]) -> float:
         return 0.0
     if values.shape[1] == 1:
         return float(values.max())
+    if values.shape[1] == 2:
+        falling = values[np.argsort(-values[:, 0])]
+        heights = np.maximum.accumulate(falling[:, 1])
+        return float((-np.diff(falling[:, 0], append=0.0) * heights).sum())
     total, upper = 0.0, values[np.argsort(-values[:, -1])]
     for i, height in enumerate(upper[:, -1]):
         below = float(upper[i + 1, -1]) if i + 1 < len(upper) else 0.0

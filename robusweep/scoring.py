@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +18,11 @@ from robusweep import model as model_stage
 from robusweep.assignment import PointPlan
 from robusweep.attacks import Attack
 from robusweep.attacks.evaluation import Evaluation
+from robusweep.costs import Costs, Meter
 from robusweep.errors import MissingError
 from robusweep.examples import Example
 from robusweep.ground import Ground
+from robusweep.halving import Ladder
 from robusweep.mixing import Fixed, PerText, System, TrainedSet
 from robusweep.pruned import pruned
 from robusweep.race import Arm, Race, stops
@@ -56,6 +60,7 @@ class Contender:
     pruning: PruningRecord | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     clean_accuracy: Rate | None = None
+    costs: Costs | None = None
     outcomes: dict[str, list[AttackOutcome]] = field(default_factory=dict)
     alone: dict[str, list[AttackOutcome]] = field(default_factory=dict)
     stopped: Stopped | None = None
@@ -71,25 +76,38 @@ class Held:
     digest: str
 
 
-def score(plans: Sequence[PointPlan], adapters: TrainedSet, protocol_hash: str, ground: Ground) -> list[PointRecord]:
+def score(
+    plans: Sequence[PointPlan],
+    adapters: TrainedSet,
+    protocol_hash: str,
+    ground: Ground,
+    *,
+    ladder: Ladder | None = None,
+) -> list[PointRecord]:
     """A record for each point, in the same order.
 
     Clean accuracy is on validation, the temperature from calibration; validation's first texts are attacked. With
-    ``race``, known attacks see ever more examples, and points that are dominated are attacked no further. Held-out
-    attacks, what replay still has to try, and flags come last, for the points that are still running.
+    ``race``, known attacks see ever more examples, and points that are dominated are attacked no further; with
+    ``ladder``, neither are points that fall behind those of all trials at one of its rungs. Held-out attacks, what
+    replay still has to try, and flags come last, for the points that are still running.
     """
     suite, examples = ground.recipe.attacks, ground.dataset.validation[: ground.recipe.attacks.n_examples]
     contenders = [Contender(plan) for plan in plans]
     scoring = _Scoring(contenders, adapters, ground)
     scoring.share_trunk()
-    if suite.race is None:
+    looks = suite.race.looks(len(examples)) if suite.race else []
+    rungs = ladder.sizes if ladder else []
+    if not looks and not rungs:
         return scoring.one_by_one(examples)
-    looks = suite.race.looks(len(examples))
+    sizes = sorted({*looks, *rungs, len(examples)})
     for contender in contenders:
         ground.progress.say(f"{contender.plan.id}: scoring")
-        scoring.attack(contender, suite.known, examples[: looks[0]])
-    for n, more in pairwise(looks):
-        scoring.stop(suite.race, n, n_looks=len(looks), protocol_hash=protocol_hash)
+        scoring.attack(contender, suite.known, examples[: sizes[0]])
+    for n, more in pairwise(sizes):
+        if suite.race is not None and n in looks:
+            scoring.stop(suite.race, n, n_looks=len(looks), protocol_hash=protocol_hash)
+        if ladder is not None and n in rungs:
+            scoring.halve(ladder, n)
         for contender in scoring.running():
             scoring.attack(contender, suite.known, examples[:more])
     for contender in scoring.running():
@@ -104,6 +122,7 @@ class _Scoring:
         self._contenders, self._ground = contenders, ground
         self._adapters = replace(adapters, accuracies=self._accuracies)
         self._inner: dict[str, Contender] = {}  # systems inside others, by digest
+        self._costs: dict[str, Costs] = {}  # by digest
         self._held: Held | None = None
 
     def share_trunk(self) -> None:
@@ -153,6 +172,7 @@ class _Scoring:
             with self._ground.progress.stage("clean", contender.seconds):
                 self._held = Held(contender, *self._made(system))
             contender.clean_accuracy = self._held.evaluation.clean_accuracy
+            contender.costs = self._costs.get(self._held.digest)
         return self._held
 
     def _system(self, contender: Contender) -> System:
@@ -182,7 +202,16 @@ class _Scoring:
         return system
 
     def _made(self, system: System) -> tuple[Evaluation, ModelVictim, str]:
-        return self._ground.evaluation(system)
+        evaluation, victim, digest = self._ground.evaluation(system)
+        if digest not in self._costs:
+            self._costs[digest] = self._meter.costs(system)
+        return evaluation, victim, digest
+
+    @cached_property
+    def _meter(self) -> Meter:
+        base, texts = self._ground.base, [example.text for example in self._ground.dataset.validation]
+        n_tokens = round(mean(map(len, base.tokens(texts)))) if texts else 1
+        return Meter(base, n_tokens=n_tokens, may_be_pruned=any(c.plan.prune for c in self._contenders))
 
     def _part(self, system: Fixed) -> Contender:
         """A system inside others, as a contender that is no point; the same one for equal systems."""
@@ -301,6 +330,44 @@ class _Scoring:
                 contender.stopped = Stopped(by=stop.by, n_examples=n, p_value=stop.p_value, error=race.error)
                 self._ground.progress.say(f"{stop.name}: stopped after {n} examples, dominated by {stop.by}")
 
+    def halve(self, ladder: Ladder, n: int) -> None:
+        """Stop the points that fall behind those of all trials on the first ``n`` examples."""
+        suite, running = self._ground.recipe.attacks, self.running()
+        found = ladder.decide(n, [self._so_far(contender) for contender in running])
+        for contender in running:
+            verdict = found[contender.plan.id]
+            if verdict.goes_on:
+                continue
+            asked = sum(o.n_queries for attack in suite.known for o in contender.outcomes[attack.kind])
+            contender.stopped = Stopped(
+                n_examples=n,
+                reason="early_stopping",
+                rung=ladder.sizes.index(n) + 1,
+                rank=verdict.rank,
+                n_before=verdict.n_before,
+                n_points=verdict.n_points,
+                n_queries_saved=round(asked * (ladder.n_examples - n) / n),
+            )
+            self._ground.progress.say(f"{contender.plan.id}: stopped after {n} examples, {contender.stopped.why}")
+
+    def _so_far(self, contender: Contender) -> PointRecord:
+        """A point as its known attacks have left it, with everything that objectives may name."""
+        known = {str(a.kind): contender.outcomes[a.kind] for a in self._ground.recipe.attacks.known}
+        assert contender.clean_accuracy is not None
+        return PointRecord(
+            id=contender.plan.id,
+            params=contender.plan.params,
+            clean_accuracy=contender.clean_accuracy,
+            robust_accuracy=robust_accuracy(known),
+            attacks={kind: AttackScore.of(rows) for kind, rows in known.items()},
+            model_digest="",
+            chosen_weight=contender.chosen_weight,
+            pruning=contender.pruning,
+            inference_flops=contender.costs.inference_flops if contender.costs else None,
+            n_parameters=contender.costs.n_parameters if contender.costs else None,
+            seconds=contender.seconds,
+        )
+
     # ----------------------------------------------------------------------------------------- recording
     def record(self, contender: Contender, examples: Sequence[Example]) -> PointRecord:
         """What is known of a point, with its outcomes on disk."""
@@ -323,26 +390,20 @@ class _Scoring:
             write_text(self._ground.folder / "attacks" / f"{contender.plan.id}.{kind}.jsonl", text)
         marks = "".join("01"[right] for right in evaluation.clean_right)
         write_text(self._ground.folder / "attacks" / f"{contender.plan.id}.clean.txt", f"{marks}\n")
-        known = {str(attack.kind): outcomes[attack.kind] for attack in suite.known}
-        record = PointRecord(
-            id=contender.plan.id,
-            params=contender.plan.params,
-            clean_accuracy=evaluation.clean_accuracy,
-            robust_accuracy=robust_accuracy(known),
-            attacks={kind: AttackScore.of(rows) for kind, rows in known.items()},
-            held_out={kind: AttackScore.of(rows) for kind, rows in outcomes.items() if kind not in known},
-            temperature=evaluation.temperature,
-            model_digest=held.digest,
-            flags=flags,
-            replay=suite.replay,
-            stopped=contender.stopped,
-            per_text=per_text,
-            unaided={kind: AttackScore.of(rows).accuracy_under_attack for kind, rows in contender.alone.items()},
-            static={kind: _rate(_right(held.victim, texts)) for kind, texts in static.items() if texts},
-            profiles=self._profiles(held, static or _broken_texts(outcomes)) if per_text else {},
-            chosen_weight=contender.chosen_weight,
-            pruning=contender.pruning,
-            seconds=contender.seconds,
+        record = self._so_far(contender)
+        record = record.model_copy(
+            update={
+                "held_out": {kind: AttackScore.of(r) for kind, r in outcomes.items() if kind not in record.attacks},
+                "temperature": evaluation.temperature,
+                "model_digest": held.digest,
+                "flags": flags,
+                "replay": suite.replay,
+                "stopped": contender.stopped,
+                "per_text": per_text,
+                "unaided": {kind: AttackScore.of(r).accuracy_under_attack for kind, r in contender.alone.items()},
+                "static": {kind: _rate(_right(held.victim, texts)) for kind, texts in static.items() if texts},
+                "profiles": self._profiles(held, static or _broken_texts(outcomes)) if per_text else {},
+            }
         )
         robust = record.robust_accuracy
         self._ground.progress.say(f"{record.id}: clean {record.clean_accuracy.value:.3f}, robust {robust.value:.3f}")

@@ -14,13 +14,15 @@ from typing import Any, TypeVar
 
 from robusweep import data as data_stage
 from robusweep import model as model_stage
-from robusweep.assignment import Assignment
+from robusweep.assignment import Assignment, trial_id
 from robusweep.attacks import protocol_hash as hash_of_protocol
 from robusweep.cache import Cache
 from robusweep.environment import environment
 from robusweep.examples import Dataset
+from robusweep.front import metrics_of, with_stand_ins
 from robusweep.ground import Ground
-from robusweep.memory import keep_freed_memory
+from robusweep.halving import Ladder
+from robusweep.memory import keep_freed_memory, keep_to_share
 from robusweep.mixing import TrainedSet
 from robusweep.progress import Progress
 from robusweep.pruned import check_prunable
@@ -72,6 +74,7 @@ def _stages(assignment: Assignment, progress: Progress) -> dict[str, Any]:
         dataset = data_stage.load(recipe.data, recipe.seed)
     with progress.stage("model"):
         device = model_stage.device_of(recipe.resources.device)
+        keep_to_share(device, recipe.resources.gpus)
         base = model_stage.load(recipe.model, dataset.label_names, seed=derive(recipe.seed, "head"), device=device)
         bf16 = model_stage.uses_bf16(recipe.resources.precision, device)
         identity = model_stage.identity(recipe.model)
@@ -82,15 +85,31 @@ def _stages(assignment: Assignment, progress: Progress) -> dict[str, Any]:
     trained = trained_on(ground, first=assignment.number)
     plans = _rotated(assignment.points, assignment.number)
     protocol = protocol_hash(recipe, dataset)
-    points = score(plans, trained.adapters, protocol, trained.ground)
-
-    return {
+    found = {
         "protocol_hash": protocol,
         "data": _described(dataset),
         "ticket": trained.ticket.model_dump(mode="json") if trained.ticket else None,
         "adapters": [record.model_dump(mode="json") for record in trained.records],
-        "points": [point.model_dump(mode="json") for point in sorted(points, key=lambda p: p.id)],
     }
+    ladder = _ladder(assignment, _record(assignment, progress, {"status": "complete"} | found))
+    points = score(plans, trained.adapters, protocol, trained.ground, ladder=ladder)
+    return found | {"points": [point.model_dump(mode="json") for point in sorted(points, key=lambda p: p.id)]}
+
+
+def _ladder(assignment: Assignment, trained: TrialRecord) -> Ladder | None:
+    """The rungs that this trial's points share with all others of the run; ``trained``: the trial without points."""
+    search = assignment.recipe.search
+    if search is None or search.early_stopping is None:
+        return None
+    return Ladder(
+        search.early_stopping,
+        folder=assignment.trial_dir.parent.parent / "rungs",
+        trial=trial_id(assignment.number),
+        protocol_hash=trained.protocol_hash,
+        n_examples=assignment.recipe.attacks.n_examples,
+        objectives=with_stand_ins(search.objectives, assignment.stand_ins),
+        metrics=lambda point: metrics_of(trained, point),
+    )
 
 
 @dataclass(frozen=True)
@@ -161,8 +180,14 @@ def protocol_hash(recipe: Recipe, dataset: Dataset) -> str:
 
 def _write(assignment: Assignment, progress: Progress, outcome: dict[str, Any]) -> TrialRecord:
     """The trial's record, on disk before it is returned."""
+    record = _record(assignment, progress, outcome)
+    write_text(assignment.trial_dir / "record.json", record.model_dump_json(indent=2) + "\n")
+    return record
+
+
+def _record(assignment: Assignment, progress: Progress, outcome: dict[str, Any]) -> TrialRecord:
     recipe = assignment.recipe
-    record = TrialRecord.model_validate_json(
+    return TrialRecord.model_validate_json(
         json.dumps(
             {
                 "name": assignment.name,
@@ -177,5 +202,3 @@ def _write(assignment: Assignment, progress: Progress, outcome: dict[str, Any]) 
             }
         )
     )
-    write_text(assignment.trial_dir / "record.json", record.model_dump_json(indent=2) + "\n")
-    return record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from robusweep import cli
+from robusweep import cli, evaluate
 from robusweep.record import FLAGS
 
 Run = Callable[..., tuple[object, str, str]]
@@ -26,7 +25,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     """Run ``robusweep attack``: (exit code, stdout, stderr)."""
 
     def call(*arguments: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["robusweep", "attack", *map(str, arguments), "--root", str(tmp_path)])
+        root = [] if "--root" in arguments else ["--root", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["robusweep", "attack", *map(str, arguments), *root])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         said = capsys.readouterr()
@@ -249,44 +249,38 @@ cache.OutcomeLog.append = counted
 sys.argv = ["robusweep", *{arguments!r}]
 cli.main()
 """
-COUNTED = """
-import json, sys
-from robusweep import cli, evaluate
-answered = evaluate.attack_model
-def noting(*arguments, **named):
-    answer = answered(*arguments, **named)
-    print(answer.n_computed, file=sys.stderr)
-    return answer
-evaluate.attack_model = noting
-sys.argv = ["robusweep", *{arguments!r}]
-cli.main()
-"""
 
 
-def test_a_killed_attack_goes_on_without_repeating_a_query(classifier: Path, data: Path, tmp_path: Path) -> None:
-    def arguments(root: str) -> list[str]:
-        return ["attack", *map(str, attacked(classifier, data, "--json", "--root", tmp_path / root))]
+def test_a_killed_attack_goes_on_without_repeating_a_query(
+    run: Run, classifier: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_computed: list[int] = []
+    answered = evaluate.attack_model
 
-    def run_code(code: str, root: str, **fields: Any) -> subprocess.CompletedProcess[str]:
-        text = code.format(arguments=arguments(root), **fields)
-        return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env=os.environ)
+    def noting(*arguments: Any, **named: Any) -> evaluate.Answer:
+        answer = answered(*arguments, **named)
+        n_computed.append(answer.n_computed)
+        return answer
 
-    whole = run_code(COUNTED, "whole")
-    assert whole.returncode == 0, whole.stderr
-    killed = run_code(KILLED, "killed", at=9)
+    def answer_in(root: str) -> Any:
+        code, stdout, stderr = run(*attacked(classifier, data, "--json", "--root", tmp_path / root))
+        assert code == 0, stderr
+        return json.loads(stdout)
+
+    monkeypatch.setattr(evaluate, "attack_model", noting)
+    arguments = ["attack", *map(str, attacked(classifier, data, "--json", "--root", tmp_path / "killed"))]
+    killed = subprocess.run([sys.executable, "-c", KILLED.format(arguments=arguments, at=9)], capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     memories = list((tmp_path / "killed/cache/queries").glob("*.bin"))
     known = sum(path.stat().st_size for path in memories)
     assert known > 0
-    resumed = run_code(COUNTED, "killed")
-    assert resumed.returncode == 0, resumed.stderr
-    assert json.loads(resumed.stdout) == json.loads(whole.stdout)
-    n_whole, n_resumed = (int(done.stderr.split()[-1]) for done in (whole, resumed))
+    assert answer_in("killed") == answer_in("whole")
+    n_resumed, n_whole = n_computed
     assert 0 < n_resumed < n_whole
     sizes = [
         sum(path.stat().st_size for path in (tmp_path / root / "cache/queries").glob("*.bin"))
         for root in ("whole", "killed")
     ]
     assert sizes[0] == sizes[1], "the same answers, each once"
-    again = run_code(COUNTED, "killed")
-    assert int(again.stderr.split()[-1]) == 0
+    answer_in("killed")
+    assert n_computed[2:] == [0]

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,15 @@ import json, sys
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-folder, texts = sys.argv[1], json.loads(sys.argv[2])
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-with torch.inference_mode():
-    logits = model(**tokenizer(texts, truncation=True, padding=True, return_tensors="pt")).logits
+texts, found = json.loads(sys.argv[1]), []
+for folder in sys.argv[2:]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        logits = model(**tokenizer(texts, truncation=True, padding=True, return_tensors="pt")).logits
+    found.append({"logits": logits.tolist(), "names": model.config.id2label, "ids": model.config.label2id})
 assert not [name for name in sys.modules if name.startswith("robusweep")]
-print(json.dumps({"logits": logits.tolist(), "names": model.config.id2label, "ids": model.config.label2id}))
+print(json.dumps(found))
 """
 
 
@@ -127,26 +130,28 @@ def trained_logits(root: Path, name: str, i: int) -> np.ndarray[Any, Any]:
     return model_stage.victim(base, mixed.parameters, precision="fp32")(TEXTS)
 
 
-def plain_logits(folder: Path) -> dict[str, Any]:
-    """What a fresh process answers that knows ``transformers`` only."""
-    ended = subprocess.run(
-        [sys.executable, "-c", PLAIN, str(folder), json.dumps(TEXTS)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-    )
+EXPORTED = [("lora", 0), ("lora", 1), ("lora", 2), ("oft", 1), ("full", 1)]
+Plain = dict[tuple[str, int], tuple[Shipped, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def plain(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Plain:
+    """What is said of each exported point, and what a fresh process answers that knows ``transformers`` only."""
+    root = tmp_path_factory.mktemp("plain")
+    folders = [root / f"{name} {i}" for name, i in EXPORTED]
+    shipped = [export(project, name, f"t000.{i:02d}", out=folder)
+               for (name, i), folder in zip(EXPORTED, folders, strict=True)]  # fmt: skip
+    asked = [sys.executable, "-c", PLAIN, json.dumps(TEXTS), *map(str, folders)]
+    ended = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=root)
     assert ended.returncode == 0, ended.stderr
-    found: dict[str, Any] = json.loads(ended.stdout)
-    return found
+    return dict(zip(EXPORTED, zip(shipped, json.loads(ended.stdout), strict=True), strict=True))
 
 
-@pytest.mark.parametrize(("name", "i"), [("lora", 0), ("lora", 1), ("lora", 2), ("oft", 1), ("full", 1)])
+@pytest.mark.parametrize(("name", "i"), EXPORTED)
 def test_the_folder_answers_in_a_fresh_process_as_the_trained_point_did(
-    project: Path, tmp_path: Path, name: str, i: int
+    project: Path, plain: Plain, name: str, i: int
 ) -> None:
-    shipped = export(project, name, f"t000.{i:02d}", out=tmp_path / "model")
-    found = plain_logits(tmp_path / "model")
+    shipped, found = plain[name, i]
     assert np.abs(np.array(found["logits"]) - trained_logits(project, name, i)).max() <= 1e-5
     assert found["names"] == {"0": "bad", "1": "good"}
     assert found["ids"] == {"bad": 0, "good": 1}
@@ -365,8 +370,9 @@ def test_the_command_exports_names_itself_in_the_card_and_refuses_a_full_folder(
     assert "is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # in test_ticket_export it is loaded where it was made
 def test_a_model_of_mlflow_gives_the_same_labels_and_is_registered(
-    project: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    project: Path, plain: Plain, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Loaded by a process of its own, as ``mlflow models predict`` does, without robusweep; the folder has moved."""
     heard: list[str] = []
@@ -390,9 +396,9 @@ def test_a_model_of_mlflow_gives_the_same_labels_and_is_registered(
     assert ended.returncode == 0, ended.stderr
     rows = json.loads(ended.stdout)
     (inner,) = (path.parent for path in (tmp_path / "moved").rglob("robusweep.json"))
-    plain = plain_logits(inner)
-    logits = np.array(plain["logits"]) / json.loads((inner / "robusweep.json").read_text())["temperature"]
-    assert [row["label"] for row in rows] == [plain["names"][str(i)] for i in logits.argmax(1)]
+    found = plain["lora", 1][1]
+    logits = np.array(found["logits"]) / json.loads((inner / "robusweep.json").read_text())["temperature"]
+    assert [row["label"] for row in rows] == [found["names"][str(i)] for i in logits.argmax(1)]
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert np.abs(shares[:, 1] - [row["probability_good"] for row in rows]).max() < 1e-5
 
@@ -412,18 +418,18 @@ def test_a_folder_for_onnx_answers_as_the_trained_point_did_for_any_number_and_l
     assert {"model.onnx", "tokenizer.json", "tokenizer_config.json", "config.json", "robusweep.json"} <= files
     assert not [name for name in files if name.endswith((".safetensors", ".bin", ".data"))]
     (code,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
-    code = "import json, sys\n" + code.replace("FOLDER", str(out)).replace('["a text"]', "json.loads(sys.argv[1])")
-    code += "print(json.dumps(logits.tolist()))\nassert 'torch' not in sys.modules\n"
+    code = code.replace("FOLDER", str(out)).replace('["a text"]', "texts")
+    run = (
+        "import json, sys\nsys.modules['torch'] = None\nfound = []\nfor texts in json.loads(sys.argv[1]):\n"
+        + textwrap.indent(code + "\nfound.append(logits.tolist())\n", "    ")
+        + "print(json.dumps(found))\n"
+    )
     expected = trained_logits(project, "lora", 1)
-    for i, texts in enumerate([TEXTS, *([text] for text in TEXTS)]):
-        ended = subprocess.run(
-            [sys.executable, "-c", code.replace("import json, sys", "import json, sys\nsys.modules['torch'] = None")
-             .replace("assert 'torch' not in sys.modules", ""), json.dumps(texts)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert ended.returncode == 0, ended.stderr
-        right = expected if i == 0 else expected[i - 1 : i]
-        assert np.abs(np.array(json.loads(ended.stdout)) - right).max() <= 1e-5
+    asked = [TEXTS, *([text] for text in TEXTS)]
+    ended = subprocess.run([sys.executable, "-c", run, json.dumps(asked)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    for i, found in enumerate(map(np.array, json.loads(ended.stdout))):
+        assert np.abs(found - (expected if i == 0 else expected[i - 1 : i])).max() <= 1e-5
 
 
 def test_a_folder_for_onnx_that_answers_otherwise_is_refused(

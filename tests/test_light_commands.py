@@ -311,11 +311,15 @@ def test_ls_lists_recipes_runs_and_every_kind_with_a_description(command: Comman
 
 def test_every_kind_that_ls_names_can_be_shown(command: Command) -> None:
     listing = answer(command, "ls", "--json")
-    for family in ("data", "adapters", "methods", "mixers", "attacks", "samplers"):
+    for family in ("data", "tickets", "adapters", "methods", "mixers", "prunings", "attacks", "samplers"):
         for row in listing[family]:
-            shown = answer(command, "show", row["name"], "--json")
+            shown = answer(command, "show", f"{family}.{row['name']}", "--json")
             assert shown["family"] == family
             assert "kind" in {key["name"] for key in shown["keys"]}
+    code, both, _ = command("show", "magnitude")
+    assert code == 0
+    assert "magnitude (tickets)" in both
+    assert "magnitude (prunings)" in both
     code, _, said = command("show", "lorra")
     assert code == 2
     assert "did you mean 'lora'" in said

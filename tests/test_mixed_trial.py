@@ -6,7 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from robusweep.mixing import AnyMixer
 from robusweep.predict import load_classifier
 from robusweep.recipe import load_recipe
 from robusweep.record import PointRecord, TrialRecord, read_outcomes, write_json
+from robusweep.shipped import Shipped
 from robusweep.shipping import read_system
 from robusweep.tracking.store import opened
 from robusweep.trial import run_trial
@@ -140,42 +143,67 @@ TEXTS = ["the film was truly splendid", "dreadful", "the plot was dreadful and t
 ASK = """
 import json, sys
 
-sys.path.insert(0, sys.argv[1])
-from robusweep_model import load
+sys.modules["robusweep"] = None  # can't be imported
+texts, found = json.loads(sys.argv[1]), []
+for folder in sys.argv[2:]:
+    sys.path.insert(0, folder)
+    from robusweep_model import load
 
-model = load(sys.argv[1])
-logits, weights = model.logits(json.loads(sys.argv[2]))
-labels, probabilities, _ = model(json.loads(sys.argv[2]))
-assert not [name for name in sys.modules if name.partition(".")[0] == "robusweep"]
-print(json.dumps([logits.tolist(), None if weights is None else weights.tolist(), labels, probabilities.tolist()]))
+    model = load(folder)
+    logits, weights = model.logits(texts)
+    labels, probabilities, _ = model(texts)
+    found.append([logits.tolist(), None if weights is None else weights.tolist(), labels, probabilities.tolist()])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "robusweep_model"]:
+        del sys.modules[name]
+print(json.dumps(found))
 """
+SYSTEMS = ["entropy_ratio", "entropy_minmax", "emea", "factors", "without", "logits"]
 
 
-@pytest.mark.parametrize("name", ["entropy_ratio", "entropy_minmax", "emea", "factors", "without", "logits"])
+def answers(*folders: Path) -> list[list[Any]]:
+    """[logits, weights, labels, probabilities] of each folder, from a fresh process that can't import robusweep."""
+    asked = [sys.executable, "-c", ASK, json.dumps(TEXTS), *map(str, folders)]
+    ended = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found: list[list[Any]] = json.loads(ended.stdout)
+    assert len(found) == len(folders)
+    return found
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A folder, what is said of it, and what a fresh process answers that can't import robusweep."""
+
+    folder: Path
+    shipped: Shipped
+    answer: list[Any]
+
+
+@pytest.fixture(scope="module")
+def exported(trial: tuple[Path, TrialRecord], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+    """Every system as a folder; not to be changed."""
+    folder = tmp_path_factory.mktemp("exported")
+    shipped = {name: export(trial[0].parents[3], "mixed", name, out=folder / name) for name in SYSTEMS}
+    found = answers(*(folder / name for name in SYSTEMS))
+    return {name: Exported(folder / name, shipped[name], answer) for name, answer in zip(SYSTEMS, found, strict=True)}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_a_system_of_several_adapters_leaves_with_code_of_its_own_and_answers_the_same(
-    trial: tuple[Path, TrialRecord], tmp_path: Path, name: str
+    trial: tuple[Path, TrialRecord], exported: dict[str, Exported], name: str
 ) -> None:
-    folder, record = trial
-    shipped = export(folder.parents[3], "mixed", name, out=tmp_path / "model")
-    assert shipped.largest_difference <= 1e-5
-    card = (tmp_path / "model/README.md").read_text()
+    found = exported[name]
+    assert found.shipped.largest_difference <= 1e-5
+    card = (found.folder / "README.md").read_text()
     assert "from robusweep_model import load" in card
     assert "folded into the weights" not in card
     assert ("without texts that break single adapters" in card) is (name != "logits")
-    ended = subprocess.run(
-        [sys.executable, "-c", ASK, str(tmp_path / "model"), json.dumps(TEXTS)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert ended.returncode == 0, ended.stderr
-    logits, weights, labels, probabilities = json.loads(ended.stdout)
-    base, system = read_system(tmp_path / "model", device="cpu")
+    logits, weights, labels, probabilities = found.answer
+    base, system = read_system(found.folder, device="cpu")
     _, victim = defended.victims(system, base, "as exported", bf16=False)
     np.testing.assert_allclose(victim(TEXTS), logits, atol=1e-5)
     assert labels == [("bad", "good")[i] for i in np.argmax(logits, axis=1)]
-    tempered = np.array(logits) / points(record)[name].temperature
+    tempered = np.array(logits) / points(trial[1])[name].temperature
     np.testing.assert_allclose(np.exp(tempered) / np.exp(tempered).sum(1, keepdims=True), probabilities, atol=1e-5)
     mine = victim.weights(TEXTS)
     assert (weights is None) is (mine is None) is (name == "logits")
@@ -183,20 +211,20 @@ def test_a_system_of_several_adapters_leaves_with_code_of_its_own_and_answers_th
         np.testing.assert_allclose(mine, weights, atol=1e-5)
 
 
-def test_predict_and_attack_take_an_exported_system(trial: tuple[Path, TrialRecord], tmp_path: Path) -> None:
-    export(trial[0].parents[3], "mixed", "entropy_ratio", out=tmp_path / "model")
-    classifier = load_classifier(str(tmp_path / "model"), device="cpu", precision="fp32")
+def test_predict_and_attack_take_an_exported_system(exported: dict[str, Exported], tmp_path: Path) -> None:
+    folder = exported["entropy_ratio"].folder
+    classifier = load_classifier(str(folder), device="cpu", precision="fp32")
     assert classifier.member_names == ("clean", "adversarial.0", "adversarial.1")
     (found,) = classifier(TEXTS)
     assert all(p.weights is not None and abs(sum(p.weights) - 1) < 1e-6 for p in found)
-    base, system = read_system(tmp_path / "model", device="cpu")
+    base, system = read_system(folder, device="cpu")
     _, victim = defended.victims(system, base, "as exported", bf16=False)
     assert [p.label for p in found] == [("bad", "good")[i] for i in victim(TEXTS).argmax(axis=1)]
 
     (tmp_path / "some.csv").write_text("text,label\nthe film was truly splendid,good\nthe plot was dreadful,bad\n")
     asked = {"root": tmp_path, "device": "cpu", "precision": "fp32", "calibrate": False}
     heard: list[str] = []
-    question = question_of(str(tmp_path / "model"), tmp_path / "some.csv", ["deepwordbug"], "standard_v1", [], **asked)
+    question = question_of(str(folder), tmp_path / "some.csv", ["deepwordbug"], "standard_v1", [], **asked)
     answer = attack_model(question, say=heard.append)
     assert answer.clean_accuracy.n == 2
     assert len(answer.outcomes["deepwordbug"]) == 2
@@ -223,31 +251,30 @@ def test_mlflow_takes_an_exported_system_with_its_weights_and_onnx_does_not(
     assert not (tmp_path / "onnx").exists()
 
 
-@pytest.mark.parametrize("adapter", ["{kind: pfeiffer, reduction: 4}", "{kind: prefix, length: 3}", "{kind: prompt}"])
-def test_adapters_that_do_not_fold_leave_with_their_modules(tiny: Path, tmp_path: Path, adapter: str) -> None:
+def test_adapters_that_do_not_fold_leave_with_their_modules(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    overrides = [f"adapter={adapter}", f"adversarial=[{{kind: pgd, radius: 0.1, n_steps: 1, {OPTIMISER}}}]"]
-    recipe = load_recipe(tmp_path / "recipe.yaml", overrides).recipe
-    assert recipe.mix is not None
-    points = [
-        PointPlan(
-            id=f"t000.{i:02d}", params={"mix.weighting": rule}, mix=recipe.mix.model_copy(update={"weighting": rule})
-        )
-        for i, rule in enumerate(("fixed", "entropy_ratio"))
-    ]
-    assignment = single_assignment(recipe, name="inserted", root=tmp_path, stand_ins=[])
-    record = run_trial(assignment.model_copy(update={"points": points}))
-    for point in record.points:
-        shipped = export(tmp_path, "inserted", point.id, out=tmp_path / f"model {point.id}")
-        assert shipped.largest_difference <= 1e-5
-        assert not (tmp_path / f"model {point.id}/config.json").exists(), "no plain model can answer like this"
-        asked = [sys.executable, "-c", ASK, str(tmp_path / f"model {point.id}"), json.dumps(TEXTS)]
-        ended = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=tmp_path)
-        assert ended.returncode == 0, ended.stderr
-        base, system = read_system(tmp_path / f"model {point.id}", device="cpu")
+    folders: list[Path] = []
+    for adapter in ("{kind: pfeiffer, reduction: 4}", "{kind: prefix, length: 3}", "{kind: prompt}"):
+        overrides = [f"adapter={adapter}", f"adversarial=[{{kind: pgd, radius: 0.1, n_steps: 1, {OPTIMISER}}}]"]
+        recipe = load_recipe(tmp_path / "recipe.yaml", overrides).recipe
+        assert recipe.mix is not None
+        points = [
+            PointPlan(id=rule, params={"mix.weighting": rule}, mix=recipe.mix.model_copy(update={"weighting": rule}))
+            for rule in ("fixed", "entropy_ratio")
+        ]
+        assignment = single_assignment(recipe, name=recipe.adapter.kind, root=tmp_path, stand_ins=[])
+        record = run_trial(assignment.model_copy(update={"points": points}))
+        for point in record.points:
+            folders.append(tmp_path / f"{recipe.adapter.kind} {point.id}")
+            shipped = export(tmp_path, recipe.adapter.kind, point.id, out=folders[-1])
+            assert shipped.largest_difference <= 1e-5
+            assert not (folders[-1] / "config.json").exists(), "no plain model can answer like this"
+    assert len(folders) == 6
+    for folder, (logits, *_) in zip(folders, answers(*folders), strict=True):
+        base, system = read_system(folder, device="cpu")
         _, victim = defended.victims(system, base, "as exported", bf16=False)
-        np.testing.assert_allclose(victim(TEXTS), json.loads(ended.stdout)[0], atol=1e-5)
+        np.testing.assert_allclose(victim(TEXTS), logits, atol=1e-5)
 
 
 @pytest.mark.parametrize(("layers", "shared"), [("1", True), ("null", False)])

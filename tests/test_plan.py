@@ -128,3 +128,29 @@ def test_predicted_training_is_scaled_by_method_to_what_the_pilot_took(declare: 
     measured: Any = Predicted()
     scaled = planning._scaled({"standard": 40.0, "pgd": 30.0, "vat": 30.0}, Pilot(record(1), 1, 8), trainings, measured)
     assert scaled == pytest.approx({"standard": 20.0, "pgd": 105.0, "vat": 45.0})  # vat: as the whole, 45 for 30
+
+
+class Measured(Predicted):
+    """A machine on which a query takes a millisecond."""
+
+    query_seconds, bf16 = 0.001, False
+
+    def __init__(self, _recipe: Any, _dataset: Any) -> None:
+        return None
+
+    def training_queries(self, _recipe: Any, _method: Any) -> float:
+        return 0.0
+
+    def said(self) -> str:
+        return "nothing"
+
+
+def test_a_forecast_of_a_sweep_that_may_stop_is_an_upper_bound(
+    declare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "_Measured", Measured)
+    plan = declare(WEIGHTS)
+    assert "upper_bound" not in planning.predict(plan)
+    stopping = planning.predict(load_recipe(tmp_path / "recipe.yaml", ["search.stop={}"]))
+    assert "search.stop ends the sweep sooner" in stopping["upper_bound"]
+    assert stopping["trials"] == 6

@@ -203,6 +203,7 @@ def growth(classifier: Path, kept: dict[str, str]) -> float:
     return memory[-1] - memory[16]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's account of memory")
 def test_memory_does_not_grow_with_the_shapes_that_were_seen_in_bfloat16(classifier: Path) -> None:
     assert growth(classifier, stage.KERNELS_KEPT) < 50  # MB; 109 where kernels are kept as by default

@@ -307,6 +307,7 @@ def test_mlflow_takes_the_folder_and_registers_it(project: Path, exported: dict[
     np.testing.assert_allclose(weighted["weight_clean"], [row[0] for row in exported["by_text"].weights], atol=1e-6)
 
 
+@pytest.mark.slow  # test_export runs such a network, test_shipped_ticket looks at its shapes
 def test_a_network_for_onnx_has_the_smaller_shapes_and_answers_as_the_scored_point(
     project: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robusweep.front import Objective, Point
+from robusweep.hypervolume import read_history
 from robusweep.record import TrialRecord, write_json, write_text
 from robusweep.reference import ReferenceTable
 from robusweep.report.html import html_report
@@ -50,6 +51,7 @@ def write_reports(
         "against": against,
         "space": _space(run_dir),
         "masks": ticket_masks(run_dir),
+        "history": read_history(run_dir),
     }
     paths = [run_dir / "report.html", run_dir / "report.md", run_dir / "report.json"]
     write_text(paths[0], html_report(**everything))
@@ -68,6 +70,7 @@ def write_reports(
         "knee": None if best is None else best.id,
         "compared_with": against and against.model_dump(mode="json"),
         "notices": all_notices(notices, records, points),
+        "history": everything["history"].model_dump(mode="json"),
     }
     more = {"mixing": mixing, "tickets": tickets}
     write_json(paths[2], summary | {name: told for name, told in more.items() if told})

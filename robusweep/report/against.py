@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from robusweep.front import UNDER_ATTACK, Objective, Point
+from robusweep.record import Stopped
 from robusweep.reference import HELD_OUT_ROBUST, ROBUST, ReferenceTable
 from robusweep.report.readings import attack_names, held_out_names, searched_keys, table_order
 from robusweep.report.sentences import counted, n_text, percent, seconds_text, stopped_text, value_text
@@ -62,14 +63,19 @@ def sentences_of(table: ReferenceTable, points: Sequence[Point]) -> list[str]:
             f"where there is one, else {table.references[0]}."
         )
     ids = {row.point for row in table.rows} | set(table.references)
-    if any(point.stopped for point in points if point.id in ids):
+    if stopped := [point.stopped for point in points if point.stopped is not None and point.id in ids]:
         said.append(
-            "A point that the race has stopped is compared on the texts that it met until then. It was stopped because "
-            "it did badly on them, so its p is too small."
+            f"A point that {_stoppers(stopped)} is compared on the texts that it met until then. It was stopped "
+            "because it did badly on them, so its p is too small."
         )
     if empty := [row.point for row in table.rows if not row.comparisons]:
         said.append(f"Not compared, for want of outcomes on the same texts: {', '.join(empty)}.")
     return said
+
+
+def _stoppers(stopped: Sequence[Stopped]) -> str:
+    said = {"race": "the race has stopped", "early_stopping": "was stopped early"}
+    return " or ".join(said[reason] for reason in sorted({s.reason for s in stopped}, reverse=True))
 
 
 def columns_of(table: ReferenceTable, points: Sequence[Point], objectives: Sequence[Objective]) -> list[Column]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from robusweep.record import FLAGS, AttackScore, PruningRecord, TicketRecord
+from robusweep.record import FLAGS, AttackScore, PointRecord, PruningRecord, Stopped, TicketRecord
 from robusweep.report.sentences import DEFINITIONS, percent
 from robusweep.scores import Rate
 from robusweep.shipped import ONNX, SHIPPED, Shipped
@@ -49,8 +49,18 @@ def _what(shipped: Shipped, onnx: bool) -> Iterator[str]:
             ["longest text", f"{shipped.max_tokens} tokens; the rest is cut off"],
             *([["ticket", _ticket(shipped.ticket)]] if shipped.ticket else []),
             *([["pruned after training", _pruning(shipped.scores.pruning)]] if shipped.scores.pruning else []),
+            *([["cost", cost]] if (cost := _cost(shipped.scores)) else []),
             ["searched values", ", ".join(f"{k} = {v}" for k, v in shipped.params.items()) or "none"],
         ],
+    )
+
+
+def _cost(scores: PointRecord) -> str | None:
+    if scores.inference_flops is None or scores.n_parameters is None:
+        return None
+    return (
+        f"{scores.n_parameters:,} parameters; {scores.inference_flops:,} floating-point operations for a text of "
+        "validation's mean number of tokens"
     )
 
 
@@ -183,6 +193,12 @@ def _row(name: str, rate: Rate) -> list[str]:
     return [name, percent(rate), str(rate.n)]
 
 
+def _because(stopped: Stopped) -> str:
+    if stopped.reason == "race":
+        return f"because {stopped.by} was better (p = {stopped.p_value:.3g})"
+    return f"where it had fallen behind other trials' points ({stopped.why})"
+
+
 def _doubts(shipped: Shipped) -> Iterator[str]:
     yield "## Reasons for doubt\n"
     for flag in shipped.scores.flags:
@@ -190,9 +206,9 @@ def _doubts(shipped: Shipped) -> Iterator[str]:
     stopped = shipped.scores.stopped
     if stopped is not None:
         yield (
-            f"- `stopped`: a race stopped this point after {stopped.n_examples} examples, because {stopped.by} was "
-            f"better (p = {stopped.p_value:.3g}). Its rates are over fewer examples, held-out attacks did not run, "
-            "and it was not checked for the other reasons."
+            f"- `stopped`: {stopped.stopper} stopped this point after {stopped.n_examples} examples, "
+            f"{_because(stopped)}. Its rates are over fewer examples, held-out attacks did not run, and it was not "
+            "checked for the other reasons."
         )
     if shipped.scores.replay:
         yield "- `replay`: texts that broke other points of the trial were tried, too; rates compare with such only."

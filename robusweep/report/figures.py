@@ -42,10 +42,16 @@ def front_png(points: Sequence[Point], objectives: Sequence[Objective], path: Pa
     plot = figure.add_subplot()
     axes = axes_of(objectives)
     few = len(points) <= N_CROSSES_MOST
-    for point in sorted((p for p in points if few or p.pareto), key=lambda p: p.pareto + p.knee):
+    stopped, beyond = [p for p in points if p.stopped is not None], [p for p in points if p.violated]
+    whole = [p for p in points if p.stopped is None and not p.violated]
+    for point in sorted((p for p in whole if few or p.pareto), key=lambda p: p.pareto + p.knee):
         _draw_point(plot, point, *(measured(point, axis.metric) for axis in axes), crossed=few)
     if not few:
-        _draw_dominated(plot, [p for p in points if not p.pareto], axes)
+        _draw_circles(plot, [p for p in whole if not p.pareto], axes, alpha=1.0)
+    if stopped:
+        _draw_circles(plot, stopped, axes, alpha=0.4)
+    if beyond:
+        _draw_circles(plot, beyond, axes, alpha=0.45, face=GREY)
     factors = [100.0 if axis.is_rate else 1.0 for axis in axes]
     corners = step_line(points, objectives)
     plot.plot([a * factors[0] for a, _ in corners], [b * factors[1] for _, b in corners], color=FRONT_RED, zorder=2)
@@ -56,7 +62,7 @@ def front_png(points: Sequence[Point], objectives: Sequence[Objective], path: Pa
     if not points:
         plot.text(0.5, 0.5, "no point was scored", transform=plot.transAxes, ha="center")
     else:
-        _legend(plot)
+        _legend(plot, any_stopped=bool(stopped), any_beyond=bool(beyond))
     _finish(figure, points, path)
 
 
@@ -122,10 +128,12 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _draw_dominated(plot: Any, points: Sequence[Point], axes: Sequence[Axis]) -> None:
-    """Thousands of circles at once."""
+def _draw_circles(
+    plot: Any, points: Sequence[Point], axes: Sequence[Axis], *, alpha: float, face: str = "white"
+) -> None:
+    """Thousands of circles at once: dominated points, those beyond a constraint, or those that were stopped early."""
     places = [[value_of(measured(p, a.metric)) * (100.0 if a.is_rate else 1.0) for p in points] for a in axes[:2]]
-    plot.plot(*places, "o", markersize=6, color="white", markeredgecolor=GREY, zorder=3)
+    plot.plot(*places, "o", markersize=6, color=face, markeredgecolor=GREY, zorder=2 + alpha, alpha=alpha)
 
 
 def _draw_point(plot: Any, point: Point, x: Any, y: Any, *, crossed: bool) -> None:
@@ -153,7 +161,7 @@ def _numbered_places(front: Sequence[Point], objectives: Sequence[Objective]) ->
     return {str(n[0]) if len(n) == 1 else f"{n[0]}–{n[-1]}": place for place, n in places.items()}
 
 
-def _legend(plot: Any) -> None:
+def _legend(plot: Any, *, any_stopped: bool, any_beyond: bool) -> None:
     from matplotlib.lines import Line2D
 
     def mark(shape: str, size: int, face: str, edge: str) -> Any:
@@ -164,6 +172,12 @@ def _legend(plot: Any) -> None:
         "front": mark("o", 8, FRONT_RED, "white"),
         "dominated": mark("o", 6, "white", GREY),
     }
+    if any_beyond:
+        handles["beyond a constraint"] = mark("o", 6, GREY, GREY)
+        handles["beyond a constraint"].set_alpha(0.45)
+    if any_stopped:
+        handles["stopped early"] = mark("o", 6, "white", GREY)
+        handles["stopped early"].set_alpha(0.4)
     plot.legend(handles.values(), handles.keys(), loc="best", frameon=False)
 
 

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from robusweep.front import Objective, Point, short_name
+from robusweep.hypervolume import History
 from robusweep.record import TrialRecord
 from robusweep.reference import ReferenceTable
 from robusweep.report.against import sentences_of, title_of
@@ -37,6 +38,7 @@ from robusweep.report.sentences import (
     CAUTION,
     DEFINITIONS,
     all_notices,
+    as_sentence,
     axes_sentence,
     counted,
     overlap_sentence,
@@ -44,6 +46,7 @@ from robusweep.report.sentences import (
     summary_sentence,
 )
 from robusweep.report.svg_front import N_CROSSES_MOST, front_legend, front_svg
+from robusweep.report.svg_growth import growth_svg
 from robusweep.report.svg_tickets import density_panels, distance_panels
 from robusweep.report.svg_weights import style_of, weight_panels
 from robusweep.report.tickets import (
@@ -74,10 +77,12 @@ def html_report(
     against: ReferenceTable | None = None,
     space: Mapping[str, Any] | None = None,
     masks: Mapping[int, Mask] | None = None,
+    history: History | None = None,
 ) -> str:
     """The whole page. ``protocol`` is what the protocol hash was taken of; ``recipe_yaml`` is shown as given.
 
     ``space``: the search space as the sweep's description holds it. ``masks``: those of each trial with a ticket.
+    ``history``: how the sweep's hypervolume grew.
     """
     mixed = mixed_points(points, records, space or {})
     parts = [
@@ -85,6 +90,7 @@ def html_report(
         _notices(all_notices(notices, records, points)),
         f'<p class="lead">{escape(summary_sentence(points, records, objectives))}</p>',
         _front(points, objectives),
+        _history(history),
         _against(against, points, objectives),
         _weights(points, objectives, mixed),
         _points(points, objectives, mixed),
@@ -120,9 +126,17 @@ def _front(points: Sequence[Point], objectives: Sequence[Objective]) -> str:
         notes.append("Intervals are drawn for the front only.")
     text = "".join(f"<p>{escape(note)}</p>" for note in notes if note)
     return (
-        f"<h2>Front</h2><figure>{front_legend()}{front_svg(points, objectives)}<figcaption>"
+        f"<h2>Front</h2><figure>{front_legend(points)}{front_svg(points, objectives)}<figcaption>"
         f"Numbers are those of the table. Point at a mark for its values.</figcaption></figure>{text}"
     )
+
+
+def _history(history: History | None) -> str:
+    if history is None or not (grown := as_sentence(history.sentence())):
+        return ""
+    ended = f"<p>The sweep ended before its budget was spent: {escape(history.ended)}.</p>" if history.ended else ""
+    text = f"<h2>Hypervolume over finished trials</h2><p>{escape(grown)}</p>{ended}"
+    return text + (f"<figure>{growth_svg(history)}</figure>" if history.hypervolume is not None else "")
 
 
 def _against(against: ReferenceTable | None, points: Sequence[Point], objectives: Sequence[Objective]) -> str:

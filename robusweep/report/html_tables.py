@@ -15,8 +15,21 @@ from robusweep.reference import ReferenceTable
 from robusweep.report.against import Cell, Column, columns_of, shown_points
 from robusweep.report.mixes import Mixed
 from robusweep.report.mixing import SHARES, TAKING_PART, Section, WeightTable, notes_of, unaided_text
-from robusweep.report.readings import attack_names, front_of, held_out_names, searched_keys, table_order
-from robusweep.report.sentences import FLAG, FRONT, KNEE, n_text, percent, seconds_text, stopped_text, value_text
+from robusweep.report.readings import attack_names, counted_costs, front_of, held_out_names, searched_keys, table_order
+from robusweep.report.sentences import (
+    BEST,
+    FLAG,
+    FRONT,
+    INFEASIBLE,
+    KNEE,
+    count_text,
+    n_text,
+    percent,
+    seconds_text,
+    stopped_text,
+    value_text,
+    violated_text,
+)
 from robusweep.report.svg_shares import share_axis, share_histograms
 from robusweep.report.tickets import TicketTable
 from robusweep.scores import Rate
@@ -25,7 +38,7 @@ from robusweep.scores import Rate
 def points_table(points: Sequence[Point], objectives: Sequence[Objective], mixed: Mapping[str, Mixed]) -> str:
     """All points, the front first. Row ``row-<i>`` is what the figures link to."""
     numbers = {point.id: i for i, point in enumerate(front_of(points, objectives), 1)}
-    keys, suites = searched_keys(points), _suites(points)
+    keys, suites, costs = searched_keys(points), _suites(points), counted_costs(points)
     body = []
     for i, point in enumerate(table_order(points, objectives)):
         cells = [
@@ -42,10 +55,11 @@ def points_table(points: Sequence[Point], objectives: Sequence[Objective], mixed
                 )
             ),
             f'<td data-value="{point.train_seconds}">{seconds_text(point.train_seconds)}</td>',
+            *(_count_cell(getattr(point, cost)) for cost in costs),
         ]
         front = ' class="front"' if point.pareto else ""
         body.append(f'<tr id="row-{i}" data-id="{escape(point.id)}"{front}>{"".join(cells)}</tr>')
-    head = _points_head(points, keys, suites)
+    head = _points_head(points, keys, suites, costs)
     return f'<div class="scroll"><table class="points">{head}<tbody>{"".join(body)}</tbody></table></div>'
 
 
@@ -74,13 +88,14 @@ def _suites(points: Sequence[Point]) -> list[Suite]:
     return known + held_out
 
 
-def _points_head(points: Sequence[Point], keys: Sequence[str], suites: Sequence[Suite]) -> str:
+def _points_head(points: Sequence[Point], keys: Sequence[str], suites: Sequence[Suite], costs: Sequence[str]) -> str:
     groups = ['<th colspan="2">point</th>']
     if keys:
         groups.append(f'<th class="group" colspan="{len(keys)}">searched</th>')
     groups.append('<th class="group" colspan="2">accuracy</th>')
     groups += [f'<th class="group" colspan="3">{escape(suite.words)}</th>' for suite in suites]
     groups.append('<th class="group">training</th>')
+    groups += [f'<th class="group" colspan="{len(costs)}">system</th>'] if costs else []
     heads = [
         "<th>front</th>",
         "<th>id</th>",
@@ -94,6 +109,7 @@ def _points_head(points: Sequence[Point], keys: Sequence[str], suites: Sequence[
         heads.append(f"<th>accuracy under attack<small>{under}</small></th>")
         heads.append(f"<th>success rate<small>{success}</small></th><th>median queries</th>")
     heads.append("<th>seconds</th>")
+    heads += [f"<th>{cost.replace('_', ' ')}</th>" for cost in costs]
     return f"<thead><tr>{''.join(groups)}</tr><tr>{''.join(heads)}</tr></thead>"
 
 
@@ -108,14 +124,15 @@ def _wrapped(text: str) -> str:
 
 def _mark(point: Point, numbers: Mapping[str, int]) -> str:
     if not point.pareto:
-        return ""
-    return f"{KNEE if point.knee else FRONT} {numbers[point.id]}" + (" knee" if point.knee else "")
+        return INFEASIBLE if point.violated else ""
+    said = f"{KNEE if point.knee else FRONT} {numbers[point.id]}" + (" knee" if point.knee else "")
+    return f"{said} {BEST} best" if point.best and not point.knee else said
 
 
 def _id_cell(point: Point, mixed: Mixed | None) -> str:
-    """The id; behind it in words: how it was mixed, its flags, and the reason why a race has stopped the point."""
+    """The id; behind it in words: how it was mixed, its flags, and the reason why the point was stopped early."""
     notes = [*notes_of(mixed), *(f"{FLAG} {flag.name}" for flag in point.flags)]
-    notes += [text] if (text := stopped_text(point)) else []
+    notes += [text for text in (stopped_text(point), violated_text(point)) if text]
     small = "".join(map(_small, notes))
     titles = "; ".join(f"{flag.name}: {flag.detail}" for flag in point.flags)
     title = f' title="{escape(titles)}"' if titles else ""
@@ -132,6 +149,10 @@ def _value_cell(value: Any, *, given: bool) -> str:
 
 def _rate_cell(rate: Rate, note: str = "") -> str:
     return f'<td data-value="{rate.value if rate.n else ""}" title="n = {rate.n}">{percent(rate)}{_small(note)}</td>'
+
+
+def _count_cell(count: int | None) -> str:
+    return '<td data-value=""></td>' if count is None else f'<td data-value="{count}">{count_text(count)}</td>'
 
 
 def _attack_cells(score: AttackScore | None, *, note: str) -> list[str]:

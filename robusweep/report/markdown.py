@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from robusweep.front import UNDER_ATTACK, Objective, Point, short_name
+from robusweep.hypervolume import History
 from robusweep.record import TrialRecord
 from robusweep.reference import ReferenceTable
 from robusweep.report.against import Column, columns_of, sentences_of, title_of
@@ -19,8 +20,9 @@ from robusweep.report.mixing import (
     unaided_text,
     weight_tables,
 )
-from robusweep.report.readings import attack_names, front_of, measured, searched_keys, table_order
+from robusweep.report.readings import attack_names, counted_costs, front_of, measured, searched_keys, table_order
 from robusweep.report.sentences import (
+    BEST,
     CAUTION,
     DEFINITIONS,
     FLAG,
@@ -28,6 +30,8 @@ from robusweep.report.sentences import (
     KNEE,
     PER_TEXT,
     all_notices,
+    as_sentence,
+    count_text,
     n_text,
     overlap_sentence,
     protocol_hashes,
@@ -52,6 +56,7 @@ def markdown_report(
     against: ReferenceTable | None = None,
     space: Mapping[str, Any] | None = None,
     masks: Mapping[int, Mask] | None = None,
+    history: History | None = None,
 ) -> str:
     """Notices, summary, front, comparisons, mixing, failures and definitions: what fits into a comment or a chat."""
     mixed = mixed_points(points, records, space or {})
@@ -63,7 +68,9 @@ def markdown_report(
         noted = [(p, notes_of(mixed.get(p.id))) for p in table_order(points, objectives)]
         notes = [f"- {_plain(short_name(p.id, p.params))}: {'; '.join(words)}" for p, words in noted if words]
         parts += ["\n".join(notes)] if notes else []
-        parts += [text for text in (overlap_sentence(points, objectives), CAUTION) if text]
+        grown = as_sentence(history.sentence()) if history else None
+        parts += [text for text in (overlap_sentence(points, objectives), grown, CAUTION) if text]
+        parts += [f"The sweep ended before its budget was spent: {history.ended}."] if history and history.ended else []
         terms = ("clean accuracy", "robust accuracy", "accuracy under attack", "interval")
         parts.append("\n".join(f"- {term}: {DEFINITIONS[term]}" for term in terms))
     if against is not None:
@@ -96,15 +103,17 @@ def _front_table(points: Sequence[Point], objectives: Sequence[Objective], mixed
     for words, metric in metrics.items():
         rates = [rate for rate in (measured(p, metric) for p in front) if isinstance(rate, Rate)]
         heads.append(f"{words} ({n_text(rates)})")
-    heads.append("train seconds")
+    costs = counted_costs(front)
+    heads += ["train seconds", *(cost.replace("_", " ") for cost in costs)]
     rows = [heads, ["---"] * len(heads)]
     for number, point in enumerate(front, 1):
         params = [value_text(point.params[key]) if key in point.params else "" for key in keys]
         rates_text = [_reading(point, metric, mixed.get(point.id)) for metric in metrics.values()]
-        mark = f"{KNEE if point.knee else FRONT} {number}"
+        mark = f"{KNEE if point.knee else FRONT} {number}" + (f" {BEST}" if point.best and not point.knee else "")
         per_text = point.id in mixed and mixed[point.id].scored.per_text
         name = " ".join([point.id, *([FLAG] if point.flags else []), *([PER_TEXT] if per_text else [])])
-        rows.append([mark, name, *params, *rates_text, seconds_text(point.train_seconds)])
+        counts = ["" if (c := getattr(point, cost)) is None else count_text(c) for cost in costs]
+        rows.append([mark, name, *params, *rates_text, seconds_text(point.train_seconds), *counts])
     return _table(rows)
 
 

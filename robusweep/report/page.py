@@ -21,7 +21,7 @@ p, dl, ul { margin: .6rem 0; } a { color: var(--link); } .soft { color: var(--so
 .notices { background: var(--warn); border-left: 5px solid var(--warn-rule); padding: .7rem 1rem; margin: 1rem 0; }
 .notices p { margin: 0; font-weight: 600; } .notices ul { margin: .3rem 0 0; padding-left: 1.2rem; }
 figure { margin: 0; } figcaption { color: var(--soft); font-size: .9rem; overflow-wrap: anywhere; }
-svg.chart { display: block; width: 100%; max-width: 900px; height: auto; }
+svg.chart { display: block; width: 100%; max-width: 900px; height: auto; } svg.chart.small { max-width: 520px; }
 svg text { font-size: 14px; fill: var(--soft); font-family: inherit; } svg text.title { fill: var(--ink); }
 svg text.number { fill: var(--ink); font-weight: 600; paint-order: stroke; stroke: var(--bg); stroke-width: 4px; }
 .axis { stroke: var(--soft); fill: none; } .grid { stroke: var(--grid); fill: none; }
@@ -30,6 +30,8 @@ svg text.number { fill: var(--ink); font-weight: 600; paint-order: stroke; strok
 .step { fill: none; stroke: var(--front); stroke-width: 2; }
 circle.front, path.knee:not(.cross) { fill: var(--front); stroke: var(--bg); stroke-width: 1.5; }
 circle.dominated { fill: var(--bg); stroke: var(--dominated); stroke-width: 1.8; }
+circle.infeasible { fill: var(--dominated); stroke: none; opacity: .45; }
+circle.stopped { fill: none; stroke: var(--dominated); stroke-width: 1.2; stroke-dasharray: 2 2; opacity: .7; }
 a.lit circle, a.lit path.knee { stroke: var(--ink); stroke-width: 3; }
 svg a:focus-visible { outline: 2px solid var(--link); }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: .4rem 0 .6rem; font-size: .9rem; }

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from robusweep.front import UNDER_ATTACK, Objective, Point
+from robusweep.front import COSTS, UNDER_ATTACK, Objective, Point
 from robusweep.report.mixes import Mixed
 from robusweep.scores import Goal, Rate, pareto_ranks
 from robusweep.spec import canonical_json
 
 WEIGHT = "mix.weight"
 N_BANDS_MOST = 4  # curves with more lines have a band for clean and robust accuracy only
-Measured = Rate | float  # a rate has an interval; seconds have none
+Measured = Rate | float  # a rate has an interval; costs have none
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Axis:
 
     @property
     def is_rate(self) -> bool:
-        return self.metric != "train_seconds"
+        return self.metric not in COSTS
 
     @property
     def label(self) -> str:
@@ -71,13 +71,13 @@ def axes_of(objectives: Sequence[Objective]) -> tuple[Axis, Axis]:
 
 
 def measured(point: Point, metric: str) -> Measured:
-    """The rate, or the seconds, that an objective names. Raises ``ValueError`` for a metric the point has not."""
+    """The rate, or the cost, that an objective names. Raises ``ValueError`` for a metric the point has not."""
     if metric == "clean_accuracy":
         return point.clean_accuracy
     if metric == "robust_accuracy":
         return point.robust_accuracy
-    if metric == "train_seconds":
-        return point.train_seconds
+    if metric in COSTS and (cost := getattr(point, metric)) is not None:
+        return float(cost)
     score = point.attacks.get(metric.removeprefix(UNDER_ATTACK))
     if score is None or not metric.startswith(UNDER_ATTACK):
         raise ValueError(f"point {point.id!r} has no metric {metric!r}")
@@ -102,6 +102,11 @@ def front_of(points: Sequence[Point], objectives: Sequence[Objective]) -> list[P
 
 def knee_of(points: Sequence[Point]) -> Point | None:
     return next((point for point in points if point.knee), None)
+
+
+def best_of(points: Sequence[Point]) -> Point | None:
+    """What the sweep's order picks, where that is another point than the knee."""
+    return next((point for point in points if point.best and not point.knee), None)
 
 
 def table_order(points: Sequence[Point], objectives: Sequence[Objective]) -> list[Point]:
@@ -131,6 +136,11 @@ def step_line(points: Sequence[Point], objectives: Sequence[Objective]) -> list[
 
 def searched_keys(points: Sequence[Point]) -> list[str]:
     return list(dict.fromkeys(key for point in points for key in point.params))
+
+
+def counted_costs(points: Sequence[Point]) -> list[str]:
+    """The costs that any point has, training aside."""
+    return [cost for cost in COSTS[1:] if any(getattr(point, cost) is not None for point in points)]
 
 
 def attack_names(points: Sequence[Point]) -> list[str]:

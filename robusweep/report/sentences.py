@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from robusweep.front import Objective, Point, short_name
+from robusweep.front import Objective, Point, nearest_to_feasible, short_name
 from robusweep.record import FLAGS, TrialRecord
-from robusweep.report.readings import Measured, axes_of, bounds_of, knee_of, measured
+from robusweep.report.readings import Axis, Measured, axes_of, best_of, bounds_of, knee_of, measured
 from robusweep.scores import Rate
 
-KNEE, FRONT, FLAG, PER_TEXT = "★", "●", "⚑", "◐"
+KNEE, FRONT, FLAG, PER_TEXT, BEST, INFEASIBLE = "★", "●", "⚑", "◐", "◆", "✗"
 
 DEFINITIONS = {
     "clean accuracy": "right without any attack / all scored examples",
@@ -24,10 +24,20 @@ DEFINITIONS = {
     "reused from the cache",
     "interval": "Wilson score interval at 95 %, for each rate by itself; n is the denominator",
     "flag": "a reason not to believe a number as it stands, measured on the model itself or on the attacks' outcomes",
-    "stopped": "attacked no further: another point is at least as accurate on clean text and surely more robust; its "
-    "rates are over fewer examples, and it is not on the front",
+    "stopped": "attacked no further: another point is at least as accurate on clean text and surely more robust (a "
+    "race), or most points of all trials came before it on the same examples (early stopping); its rates are over "
+    "fewer examples, and it is not on the front",
     "front": "the points that no other point beats: none is at least as good in every objective and better in one",
     "knee": "the front point with the largest sum of objectives, each scaled to [0, 1] over the front",
+    "best": "with search.order: lexicographic, the point that is left when each objective in turn keeps the points "
+    "within its tolerance of the best one left; else the knee",
+    "infeasible": "scored in full, and beyond a bound of search.constraints: not on the front, and ranked behind all "
+    "that meet the bounds, by how far it is off",
+    "inference flops": "floating-point operations of the whole system for one text of validation's mean number of "
+    "tokens, two for each multiplication with an addition in linear maps and attention",
+    "n parameters": "numbers that the shipped system carries, adapters beside a base included",
+    "hypervolume": "share of all that is possible that some point matches or beats: from the reference point to a rate "
+    "of 1 and a cost of 0; infeasible and stopped points do not count",
 }
 
 CAUTION = (
@@ -43,8 +53,23 @@ def percent(rate: Rate) -> str:
     return f"{100 * rate.value:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
 
 
-def reading_text(reading: Measured) -> str:
-    return percent(reading) if isinstance(reading, Rate) else f"{seconds_text(reading)} s"
+def reading_text(reading: Measured, metric: str = "train_seconds") -> str:
+    if isinstance(reading, Rate):
+        return percent(reading)
+    return f"{seconds_text(reading)} s" if metric == "train_seconds" else count_text(reading)
+
+
+def count_text(count: float) -> str:
+    """``1.23 G``: three digits and a power of a thousand."""
+    for factor, sign in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if count >= factor:
+            return f"{count / factor:.3g} {sign}"
+    return f"{count:,.0f}"
+
+
+def as_sentence(text: str | None) -> str | None:
+    """With a capital letter and a full stop."""
+    return f"{text[0].upper()}{text[1:]}." if text else None
 
 
 def seconds_text(seconds: float) -> str:
@@ -74,7 +99,8 @@ def all_notices(notices: Sequence[str], records: Sequence[TrialRecord], points: 
     """The given notices, each stand-in that a record names, and what makes numbers doubtful, once each."""
     stand_ins = (s.notice() for record in records for s in record.stand_ins)
     replay = ["texts found against one point were tried on the others of its trial: rates hold for such a suite only"]
-    found = [*notices, *stand_ins, *flag_notices(points), *(replay if any(p.replay for p in points) else [])]
+    missed = [text] if (text := nearest_to_feasible(points)) else []
+    found = [*missed, *notices, *stand_ins, *flag_notices(points), *(replay if any(p.replay for p in points) else [])]
     return list(dict.fromkeys(found))
 
 
@@ -93,11 +119,16 @@ def flag_notices(points: Sequence[Point]) -> list[str]:
 
 
 def stopped_text(point: Point) -> str | None:
-    """Why and when a race stopped a point; None when it was not."""
+    """Why and when a point was stopped; None when it was not."""
     stopped = point.stopped
     if stopped is None:
         return None
-    return f"stopped after {stopped.n_examples} examples: {stopped.by} is better (p = {stopped.p_value:.2g})"
+    return f"stopped after {stopped.n_examples} examples: {stopped.why}"
+
+
+def violated_text(point: Point) -> str | None:
+    """Which constraints it misses; None where it meets all."""
+    return f"{INFEASIBLE} misses {', '.join(point.violated)}" if point.violated else None
 
 
 def protocol_hashes(points: Sequence[Point], records: Sequence[TrialRecord]) -> list[str]:
@@ -117,14 +148,35 @@ def summary_sentence(points: Sequence[Point], records: Sequence[TrialRecord], ob
         text += f", {'all' if n_failed == len(records) > 1 else n_failed} failed"
     if not points:
         return f"{text}; no point was scored, so there is no front."
-    n_stopped = sum(p.stopped is not None for p in points)
-    early = f" ({n_stopped} of them stopped early by the race)" if n_stopped else ""
-    text += f", {counted(len(points), 'point')} scored{early}, {sum(p.pareto for p in points)} on the front"
+    early = _stopped_summary(points)
+    n_missed = sum(bool(p.violated) for p in points)
+    missed = f", {n_missed} of them beyond a constraint" if n_missed else ""
+    text += f", {counted(len(points), 'point')} scored{early}{missed}, {sum(p.pareto for p in points)} on the front"
     best = knee_of(points)
     if best is None:
         return f"{text}."
-    readings = [f"{a.label} {reading_text(measured(best, a.metric))}" for a in axes_of(objectives)]
-    return f"{text}; knee: {short_name(best.id, best.params)} with {' and '.join(readings)}."
+    readings = [f"{a.label} {reading_text(measured(best, a.metric), a.metric)}" for a in axes_of(objectives)]
+    text += f"; knee: {short_name(best.id, best.params)} with {' and '.join(readings)}"
+    if (chosen := best_of(points)) is not None:
+        readings = [f"{Axis(o.metric).label} {reading_text(measured(chosen, o.metric), o.metric)}" for o in objectives]
+        text += (
+            f"; best by the order of the objectives: {short_name(chosen.id, chosen.params)} with {', '.join(readings)}"
+        )
+    return f"{text}."
+
+
+def _stopped_summary(points: Sequence[Point]) -> str:
+    """In brackets: how many points were stopped by what, and how many queries that saved; empty when none was."""
+    stopped = [p.stopped for p in points if p.stopped is not None]
+    n_race = sum(s.reason == "race" for s in stopped)
+    n_saved = sum(s.n_queries_saved or 0 for s in stopped)
+    texts = [f"{n_race} of them stopped early by the race"] if n_race else []
+    if n_race < len(stopped):
+        texts.append(
+            f"{len(stopped) - n_race} of them stopped early as they fell behind other trials' points, which saved "
+            f"about {n_saved:,} queries of known attacks"
+        )
+    return f" ({', '.join(texts)})" if texts else ""
 
 
 def overlap_sentence(points: Sequence[Point], objectives: Sequence[Objective]) -> str | None:

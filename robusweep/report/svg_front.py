@@ -11,6 +11,7 @@ from robusweep.report.readings import (
     Axis,
     axes_of,
     bounds_of,
+    counted_costs,
     front_of,
     measured,
     step_line,
@@ -18,7 +19,7 @@ from robusweep.report.readings import (
     value_of,
 )
 from robusweep.report.scale import Scale
-from robusweep.report.sentences import percent, seconds_text, value_text
+from robusweep.report.sentences import count_text, percent, seconds_text, value_text, violated_text
 from robusweep.scores import Rate
 
 WIDTH, HEIGHT = 720, 470
@@ -31,13 +32,18 @@ LEGEND = (
     ("dominated", '<circle class="dominated" cx="9" cy="9" r="4.5"/>'),
     ("95 % interval", '<path class="cross front" d="M0 9H18M9 0V18"/>'),
 )
+STOPPED = ("stopped early", '<circle class="stopped" cx="9" cy="9" r="4.5"/>')
+
+
+INFEASIBLE = ("beyond a constraint", '<circle class="infeasible" cx="9" cy="9" r="4.5"/>')
 
 
 def front_svg(points: Sequence[Point], objectives: Sequence[Objective]) -> str:
     """The figure. Each point links to its row ``#row-<i>``, where i counts in the order of the table."""
     axes = axes_of(objectives)
     rows = {point.id: i for i, point in enumerate(table_order(points, objectives))}
-    crossed = [p for p in points if p.pareto or len(points) <= N_CROSSES_MOST]
+    few = len(points) <= N_CROSSES_MOST
+    crossed = [p for p in points if p.pareto or (few and p.stopped is None and not p.violated)]
     x, y = (
         _scale(points, crossed, axis, ends) for axis, ends in zip(axes, ((LEFT, RIGHT), (BOTTOM, TOP)), strict=True)
     )
@@ -55,8 +61,10 @@ def front_svg(points: Sequence[Point], objectives: Sequence[Objective]) -> str:
     )
 
 
-def front_legend() -> str:
-    items = (f'<span><svg viewBox="0 0 18 18" aria-hidden="true">{d}</svg>{name}</span>' for name, d in LEGEND)
+def front_legend(points: Sequence[Point]) -> str:
+    shown = [*LEGEND, *([INFEASIBLE] if any(p.violated for p in points) else [])]
+    shown += [STOPPED] if any(p.stopped for p in points) else []
+    items = (f'<span><svg viewBox="0 0 18 18" aria-hidden="true">{d}</svg>{name}</span>' for name, d in shown)
     return f'<div class="legend">{"".join(items).format(star=_star(9, 9, 9))}</div>'
 
 
@@ -72,12 +80,14 @@ def tooltip(point: Point) -> str:
             rates[axis.label] = reading
     lines += [f"{name}: {percent(rate)}, n = {rate.n}" for name, rate in rates.items()]
     lines.append(f"training: {seconds_text(point.train_seconds)} s")
+    lines += [f"{cost.replace('_', ' ')}: {count_text(getattr(point, cost))}" for cost in counted_costs([point])]
+    lines += [text] if (text := violated_text(point)) else []
     return "\n".join(lines)
 
 
 def _importance(point: Point) -> int:
-    """Dominated points are drawn first, the knee last."""
-    return point.pareto + point.knee
+    """Stopped points are drawn first, then dominated ones, the knee last."""
+    return point.pareto + point.knee - (point.stopped is not None)
 
 
 def _scale(points: Sequence[Point], crossed: Sequence[Point], axis: Axis, ends: tuple[int, int]) -> Scale:
@@ -106,6 +116,10 @@ def _place(point: Point, axes: tuple[Axis, Axis], x: Scale, y: Scale) -> tuple[f
 
 
 def _kind(point: Point) -> str:
+    if point.stopped is not None:
+        return "stopped"
+    if point.violated:
+        return "infeasible"
     return "knee" if point.knee else "front" if point.pareto else "dominated"
 
 

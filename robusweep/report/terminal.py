@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from robusweep.front import UNDER_ATTACK, Point, short_name
 from robusweep.record import FLAGS
-from robusweep.report.readings import Axis, attack_names, measured
-from robusweep.report.sentences import FLAG, FRONT, KNEE, n_text
+from robusweep.report.readings import Axis, attack_names, counted_costs, measured
+from robusweep.report.sentences import BEST, FLAG, FRONT, INFEASIBLE, KNEE, count_text, n_text
 from robusweep.scores import Rate
 
 if TYPE_CHECKING:
@@ -36,11 +36,16 @@ def front_table(
     for head, metric in metrics.items():
         rates = [rate for rate in (measured(p, metric) for p in shown) if isinstance(rate, Rate)]
         table.add_column(Text(f"{head} %\n{n_text(rates)}"), justify="right", no_wrap=True)
+    costs = [cost for cost in counted_costs(shown) if len({getattr(point, cost) for point in shown}) > 1]
+    for cost in costs:
+        table.add_column(cost.replace("_", "\n", 1), justify="right", no_wrap=True)
     if probabilities is not None:
         table.add_column("on the front\n% of draws", justify="right", no_wrap=True)
     for point in shown:
-        cells = [_mark(point), f"{point.id} {FLAG}" if point.flags else point.id, short_name("", point.params).strip()]
+        named = f"{point.id} {FLAG}" if point.flags else f"{point.id} stopped" if point.stopped else point.id
+        cells = [_mark(point), named, "\n".join([short_name("", point.params).strip(), *point.violated])]
         cells += [_numbers(measured(point, metric)) for metric in metrics.values()]
+        cells += ["" if (c := getattr(point, cost)) is None else count_text(c) for cost in costs]
         if probabilities is not None:
             cells.append(f"{100 * probabilities[point.id]:.0f}" if point.id in probabilities else "")
         table.add_row(*map(Text, cells), style="red" if point.pareto else "dim")
@@ -128,7 +133,10 @@ def _short(value: float | None) -> str:
 
 
 def _mark(point: Point) -> str:
-    return KNEE if point.knee else FRONT if point.pareto else ""
+    if point.violated:
+        return INFEASIBLE
+    plain = KNEE if point.knee else FRONT if point.pareto else ""
+    return f"{plain}{BEST}" if point.best and not point.knee else plain
 
 
 def _numbers(rate: Rate | float) -> str:

@@ -9,10 +9,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from robusweep.assignment import Assignment, PointPlan, trial_dir, trial_id
-from robusweep.front import Point, assess, metrics_of, with_stand_ins
+from robusweep.front import Point, assess, excesses, metrics_of, with_stand_ins
+from robusweep.hypervolume import Growth, write_history
 from robusweep.recipe import Recipe, SweepPlan
 from robusweep.record import StandIn, TrialRecord, read_trial, write_text
 from robusweep.scores import metric_value
+from robusweep.sweep.ending import Ending
 from robusweep.sweep.stop import disk_full, says_full
 from robusweep.sweep.study import MAX_ATTEMPTS, MAX_DEATHS, Asked, Study
 
@@ -40,13 +42,21 @@ class Driver:
     ) -> None:
         assert plan.recipe.search is not None
         self.root, self.name, self.plan, self.recipe, self.stand_ins = root, name, plan, recipe, stand_ins
-        self.objectives = with_stand_ins(plan.recipe.search.objectives, stand_ins)
-        self.n_trials = plan.recipe.search.budget.n_trials
+        search = plan.recipe.search
+        self.objectives = with_stand_ins(search.objectives, stand_ins)
+        self.constraints = with_stand_ins(search.constraints, stand_ins)
+        self.n_trials, self._order = search.budget.n_trials, search.order
+        self.growth = Growth(self.objectives, self.constraints)
         self.on_change: Callable[[str], None] = _nothing
         self.study = Study(self.run_dir / "study.journal", plan)
         self._live: dict[int, Asked] = {}
         self._stopping = False
         self._reconcile(killed)
+        for number in self.study.in_order():
+            if number in self._records:
+                self.growth.add(self._records[number])
+        self._ending = Ending(self.run_dir, search.stop, self.n_trials)
+        self._ending.look(self.growth.volumes)
 
     @property
     def run_dir(self) -> Path:
@@ -68,7 +78,7 @@ class Driver:
                 self._attempts[asked.number] = 0
                 self._waiting.append(asked)
             elif written[asked.number].status == "complete":
-                self.study.complete(asked, self._values(written[asked.number]))
+                self._complete(asked, written[asked.number])
         for asked in self.study.orphans():
             record = written.get(asked.number)
             if record is not None and record.status == "complete":
@@ -91,14 +101,28 @@ class Driver:
         """How many trials are handed out and not over."""
         return len(self._live)
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether no more trials are handed out, whatever the budget."""
+        return self._stopping
+
     def stop(self) -> None:
         """Hand out no more trials; what is handed out may end."""
         self._stopping = True
 
     @property
     def is_over(self) -> bool:
-        """Whether the budget is spent and every trial told."""
-        return not self._live and not self._waiting and sum(self.study.counts().values()) >= self.n_trials
+        """Whether the budget is spent, or ``search.stop`` holds, and every trial told."""
+        return not self._live and not self._waiting and not self._any_new
+
+    @property
+    def ended(self) -> str | None:
+        """Why no more trials are handed out before the budget is spent; None while they are, or when it is."""
+        return self._ending.reason
+
+    @property
+    def _any_new(self) -> bool:
+        return self.ended is None and sum(self.study.counts().values()) < self.n_trials
 
     def next_assignment(self) -> Assignment | None:
         """The next trial to run: one that waits first, then a new one; None when the budget is spent or handed out."""
@@ -108,7 +132,7 @@ class Driver:
             asked = self._waiting.pop(0)
             self._attempts[asked.number] += 1
             self.study.start_again(asked, self._attempts[asked.number])
-        elif sum(self.study.counts().values()) < self.n_trials:
+        elif self._any_new:
             asked = self.study.ask()
         else:
             return None
@@ -188,6 +212,9 @@ class Driver:
 
     def _took(self, asked: Asked, record: TrialRecord) -> None:
         record = self._tell(asked, record)
+        if record.status == "complete":
+            self.growth.add(record)
+            self._ending.look(self.growth.volumes)
         outcome = f"{len(record.points)} points" if record.status == "complete" else f"failed: {record.error_kind}"
         self.on_change(f"{trial_id(asked.number)} {outcome}")
 
@@ -207,21 +234,28 @@ class Driver:
 
     def _tell(self, asked: Asked, record: TrialRecord) -> TrialRecord:
         """Complete with finite values for every objective, or failed: never anything in between. The record as kept."""
+        told = False
         try:
-            values = self._values(record) if record.status == "complete" else []
+            told = record.status == "complete" and self._complete(asked, record)
         except ValueError as e:
             record = record.model_copy(update={"status": "failed", "error": str(e), "error_kind": "MetricMissing"})
             write_text(trial_dir(self.root, self.name, asked.number) / "record.json", record.model_dump_json(indent=2))
-            values = []
-        if values:
-            self.study.complete(asked, values)
-        else:
+        if not told:
             self.study.fail(asked)
         self._records[asked.number] = record
         return record
 
+    def _complete(self, asked: Asked, record: TrialRecord) -> bool:
+        """Tell the points of a complete trial; whether there are any. Raises ``ValueError`` for a missing metric."""
+        values = self._values(record)
+        full = [p for p in record.points if p.stopped is None]
+        beyond = {p.id: excesses(metrics_of(record, p), self.constraints) for p in full}
+        if values:
+            self.study.complete(asked, values, excesses=beyond)
+        return bool(values)
+
     def _values(self, record: TrialRecord) -> list[tuple[str, dict[str, object], list[float] | None]]:
-        """Each point's id, parameters and objective values; None for a point that a race has stopped."""
+        """Each point's id, parameters and objective values; None for a point that was stopped early."""
         found: list[tuple[str, dict[str, object], list[float] | None]] = []
         for p in record.points:
             values = [metric_value(o.metric, metrics_of(record, p)) for o in self.objectives]
@@ -233,10 +267,11 @@ class Driver:
         return [self._records[number] for number in sorted(self._records)]
 
     def points(self, run_ids: dict[str, str] | None = None) -> list[Point]:
-        """All points, assessed; also written to ``front.json``."""
-        points = assess(self.records(), self.objectives, run_ids)
+        """All points, assessed; also written to ``front.json``, and ``history.json`` beside it."""
+        points = assess(self.records(), self.objectives, run_ids, constraints=self.constraints, order=self._order)
         lines = ",\n".join(point.model_dump_json() for point in points)
         write_text(self.run_dir / "front.json", f"[\n{lines}\n]\n")
+        write_history(self.run_dir, self.growth.history(ended=self.ended))
         return points
 
 

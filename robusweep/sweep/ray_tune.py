@@ -23,7 +23,7 @@ from typing import Any
 from robusweep.errors import MissingError
 from robusweep.recipe import Resources
 from robusweep.sweep.driver import Driver
-from robusweep.sweep.stop import stop_at_sigterm
+from robusweep.sweep.stop import Stop
 
 Work = Callable[[str], str]
 START_ATTEMPTS = 3  # on a busy machine Ray gives up on itself after 15 to 30 seconds; another try often does it
@@ -38,9 +38,19 @@ QUIET = {
 }
 
 
-def run_ray(driver: Driver, work: Work, *, resources: Resources, address: str | None) -> None:
+def run_ray(
+    driver: Driver,
+    work: Work,
+    *,
+    resources: Resources,
+    address: str | None,
+    stop: Stop,
+    between: Callable[[], None],
+) -> None:
     """Run the driver's trials on Ray until it has no more. ``address`` joins a running cluster (``auto``,
     ``host:port``).
+
+    ``between`` is called several times a second, and ends the sweep by an exception: trials that run are abandoned.
 
     Raises ``MissingError`` when Ray can't be started or joined, with what to do instead, and when its head is lost.
     """
@@ -51,12 +61,12 @@ def run_ray(driver: Driver, work: Work, *, resources: Resources, address: str | 
 
     # Tune looks for result files that we told it not to write, and shows a traceback where we say that a worker died
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    _start(ray, address)
-    stop_at_sigterm()  # Ray has put its own answer to SIGTERM in place
+    _start(ray, address, stop)
+    stop.listen()  # Ray has put its own answer to SIGTERM in place
     folder = driver.run_dir / ".ray"
     searcher = _searcher(driver)
     try:
-        with _head_watched(ray, address):
+        with _head_watched(ray, address, stop):
             tune.Tuner(
                 tune.with_resources(_trainable(work), {"cpu": resources.cpus, "gpu": resources.gpus}),
                 tune_config=tune.TuneConfig(
@@ -70,6 +80,7 @@ def run_ray(driver: Driver, work: Work, *, resources: Resources, address: str | 
                     name=f"{int(time.time())}-{uuid.uuid4().hex[:6]}",
                     storage_path=str(folder.resolve()),
                     verbose=0,
+                    callbacks=[_callback(between)],
                     failure_config=tune.FailureConfig(max_failures=0),  # the driver counts attempts
                 ),
             ).fit()
@@ -80,9 +91,11 @@ def run_ray(driver: Driver, work: Work, *, resources: Resources, address: str | 
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(ray: Any, address: str | None) -> None:
+def _start(ray: Any, address: str | None, stop: Stop) -> None:
     local = {} if address else {"include_dashboard": False, "object_store_memory": 200 * 2**20}
     for attempt in range(START_ATTEMPTS):
+        if stop.n_asked:
+            raise KeyboardInterrupt
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False, **local)
             return
@@ -98,7 +111,7 @@ def _start(ray: Any, address: str | None) -> None:
 
 
 @contextmanager
-def _head_watched(ray: Any, address: str | None) -> Iterator[None]:
+def _head_watched(ray: Any, address: str | None, stop: Stop) -> Iterator[None]:
     """Raise ``MissingError`` when Ray's head is gone, or the node that we run on.
 
     Without its head Ray would end this process a minute later, unreadably; without a node it would wait for ever.
@@ -107,7 +120,7 @@ def _head_watched(ray: Any, address: str | None) -> Iterator[None]:
     """
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     node = ray.get_runtime_context().get_node_id()
-    main, over, lost, started = threading.main_thread().ident, threading.Event(), threading.Event(), set[int]()
+    over, lost, started = threading.Event(), threading.Event(), set[int]()
     gone = MissingError(
         f"Ray's head at {host}:{port}, or its node on this machine, is gone (killed, or out of memory)",
         hint="give the same command again: the sweep goes on",
@@ -126,8 +139,10 @@ def _head_watched(ray: Any, address: str | None) -> Iterator[None]:
             missed = 0 if _listens(host.strip("[]"), int(port)) and _has(ray, node) else missed + 1
         started.update([] if address else _descendants(os.getpid()))
         lost.set()
-        if main is not None:
-            signal.pthread_kill(main, signal.SIGTERM)  # see stop_at_sigterm
+        stop.n_asked += 2
+        if over.wait(HEAD_SECONDS):
+            return
+        stop.interrupt()
         if not over.wait(HEAD_SECONDS):  # the main thread waits inside Ray for an answer, and hears no signal
             end_started()
             print(f"error: {gone}", file=sys.stderr, flush=True)
@@ -182,6 +197,17 @@ def _trainable(work: Work) -> Callable[[dict[str, Any]], None]:
         tune.report(told)
 
     return trial
+
+
+def _callback(between: Callable[[], None]) -> Any:
+    """Tune's loop, which is not ours, calls ``between``. Built inside, because its base class needs Ray."""
+    from ray.tune import Callback
+
+    class Between(Callback):  # type: ignore[misc]  # Ray has no types here
+        def on_step_begin(self, iteration: int, trials: list[Any], **_info: Any) -> None:  # noqa: ARG002
+            between()
+
+    return Between()
 
 
 class _DriverFailed(BaseException):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from robusweep.record import TrialRecord, write_json, write_text
 from robusweep.report import write_reports
 from robusweep.sweep.driver import Driver
 from robusweep.sweep.identity import check_same, forked, identity_of, read_json
-from robusweep.sweep.stop import asked_first, stopped_readably
+from robusweep.sweep.stop import Stop, stopped_readably
 
 Say = Callable[[str], None]
 SYNC_SECONDS = 60.0  # between two writings of reports and MLflow while trials run
@@ -41,6 +40,7 @@ class Finished:
     run_dir: Path
     records: list[TrialRecord]
     points: list[Point]
+    ended: str | None = None  # why search.stop ended it before its budget was spent
 
     @property
     def n_failed(self) -> int:
@@ -83,7 +83,7 @@ def run_sweep(
     identity = identity_of(plan, recipe, dataset)
     if fork_of is not None:
         say(forked(root / "runs" / fork_of, run_dir, identity))
-    with stopped_readably(root), _only_driver(run_dir) as killed:
+    with stopped_readably(root) as stop, _only_driver(run_dir) as killed:
         check_same(run_dir, identity)
         _write_inputs(run_dir, plan, recipe)
         driver = Driver(root, plan, recipe, stand_ins, name=name, killed=killed)
@@ -94,41 +94,45 @@ def run_sweep(
             say("NOTICE the study's last line was cut off, by a kill or a full disk, and is dropped; the rest is whole")
         if driver.n_waiting:
             say(f"going on: {begun['complete']} trials complete, {driver.n_waiting} start again")
-        if sum(begun.values()) < driver.n_trials or driver.n_waiting:
-            with asked_first(partial(_stops, driver, say)):
-                _execute(driver, work, recipe=recipe, address=address, say=say)
-            if not driver.is_over:
-                projections.write(finished=False)
-                raise KeyboardInterrupt
+        if not driver.is_over:
+            _execute(driver, work, recipe=recipe, address=address, say=say, stop=stop)
+            if driver.ended:
+                say(f"the sweep ends: {driver.ended}")
+        elif driver.ended:
+            say(f"the sweep has ended already, and nothing is trained: {driver.ended}")
         else:
             say(f"all {driver.n_trials} trials are done already; nothing is trained")
-        points = projections.write(finished=True)
-    return Finished(name, run_dir, driver.records(), points)
+        points = projections.write(finished=driver.is_over)
+        if stop.n_asked:
+            raise KeyboardInterrupt
+    return Finished(name, run_dir, driver.records(), points, driver.ended)
 
 
-def _execute(driver: Driver, work: Callable[[str], str], *, recipe: Recipe, address: str | None, say: Say) -> None:
-    resources = recipe.resources
+def _execute(
+    driver: Driver, work: Callable[[str], str], *, recipe: Recipe, address: str | None, say: Say, stop: Stop
+) -> None:
+    resources, between = recipe.resources, partial(_heed, stop, driver, say)
     if resources.executor == "local":
         from robusweep.sweep.local import run_local
 
         n_workers = resources.max_concurrent or max(1, int((os.cpu_count() or 1) // resources.cpus))
         say(f"running on {n_workers} local worker processes")
-        run_local(driver, work, n_workers=n_workers)
+        run_local(driver, work, n_workers=n_workers, between=between)
     else:
         from robusweep.sweep.ray_tune import run_ray
 
         say(f"starting Ray{f' at {address}' if address else ''}")
-        run_ray(driver, work, resources=resources, address=address)
+        run_ray(driver, work, resources=resources, address=address, stop=stop, between=between)
 
 
-def _stops(driver: Driver, say: Say) -> bool:
-    """Let running trials end; whether there are any. In a signal handler, so that nothing is said from here itself."""
-    if not driver.n_live:
-        return False
-    driver.stop()
-    text = f"stopping: {driver.n_live} running trials are finished first; Ctrl-C again abandons them"
-    threading.Thread(target=say, args=(text,), daemon=True).start()
-    return True
+def _heed(stop: Stop, driver: Driver, say: Say) -> None:
+    """Asked once to stop, let running trials end. Raises ``KeyboardInterrupt`` when asked twice."""
+    if stop.n_asked > 1:
+        raise KeyboardInterrupt
+    if stop.n_asked and not driver.is_stopping:
+        driver.stop()
+        if driver.n_live:
+            say(f"stopping: {driver.n_live} running trials are finished first; Ctrl-C again abandons them")
 
 
 class _Projections:
@@ -159,6 +163,7 @@ class _Projections:
                 for label, metric in (("clean", "clean_accuracy"), ("robust", "robust_accuracy"))
                 if points
             ]
+        said += [f"hypervolume {volume:.4f}" for volume in driver.growth.volumes[-1:]]
         self._say(" · ".join(said))
 
     def write(self, *, finished: bool) -> list[Point]:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from robusweep.errors import EmptyFrontError, MissingError, UsageError, nearest
 from robusweep.front import Point
+from robusweep.hypervolume import read_history
 from robusweep.progress import read_share
 from robusweep.record import read_trial
 
@@ -35,6 +36,12 @@ class SweepStatus:
     trials: list[TrialStatus]
     n_points: int
     n_front: int
+    n_stopped: int  # points that were attacked no further
+    n_queries_saved: int  # about, by early stopping, of known attacks
+    n_infeasible: int = 0  # points that miss a constraint
+    hypervolume: float | None = None  # after the trial that was completed last
+    growth: str | None = None  # the same in words, with what it took; or why there is none
+    ended: str | None = None  # why search.stop ended it before its budget was spent
 
 
 def find_run(root: Path, name_or_dir: str) -> Path:
@@ -75,7 +82,23 @@ def read_status(run_dir: Path) -> SweepStatus:
         doing = f"{share[0]}, {share[1]:.0%}" if share else ""
         trials.append(TrialStatus(folder.name, state, lines[-1] if lines else "", doing))
     points = _points(run_dir / "front.json") or []
-    return SweepStatus(run_dir.name, running, _budget(run_dir), trials, len(points), sum(p.pareto for p in points))
+    stopped = [p.stopped for p in points if p.stopped is not None]
+    n_saved = sum(s.n_queries_saved or 0 for s in stopped)
+    history = read_history(run_dir)
+    return SweepStatus(
+        run_dir.name,
+        running,
+        _budget(run_dir),
+        trials,
+        len(points),
+        sum(p.pareto for p in points),
+        len(stopped),
+        n_saved,
+        n_infeasible=sum(bool(p.violated) for p in points),
+        hypervolume=history.hypervolume,
+        growth=history.sentence(),
+        ended=history.ended,
+    )
 
 
 def _points(path: Path) -> list[Point] | None:

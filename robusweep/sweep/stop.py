@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,13 +15,55 @@ from robusweep.errors import MissingError, RobusweepError
 FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded"}
 
 
+class Stop:
+    """How often the sweep was asked to end: once, what runs may end first; twice, it is abandoned.
+
+    Signals only count here. An exception that a handler raises comes up anywhere, also where some library clears up;
+    whoever runs the trials looks at the count between two steps instead.
+    """
+
+    def __init__(self) -> None:
+        self.n_asked = 0
+        self._hangs = False
+
+    def listen(self) -> None:
+        """Answer SIGTERM, and Ctrl-C unless it is ignored, as in a shell's background, from now on.
+
+        SIGTERM counts as two. The third Ctrl-C raises ``KeyboardInterrupt`` wherever the main thread is.
+        """
+        if _in_main_thread():
+            signal.signal(signal.SIGTERM, self._terminated)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, self._pressed)
+
+    def interrupt(self) -> None:
+        """From another thread: raise ``KeyboardInterrupt`` in the main one, which doesn't look at the count."""
+        self._hangs, main = True, threading.main_thread().ident
+        if main is not None:
+            signal.pthread_kill(main, signal.SIGTERM)
+
+    def _terminated(self, _number: int, _frame: FrameType | None) -> None:
+        self.n_asked += 2
+        if self._hangs:
+            raise KeyboardInterrupt
+
+    def _pressed(self, number: int, frame: FrameType | None) -> None:
+        self.n_asked += 1
+        if self.n_asked > 2:
+            signal.default_int_handler(number, frame)
+
+
 @contextmanager
-def stopped_readably(root: Path) -> Iterator[None]:
-    """SIGTERM ends what is inside as Ctrl-C does. A full disk is a ``MissingError`` that says what to free."""
-    before = signal.getsignal(signal.SIGTERM)
-    stop_at_sigterm()
+def stopped_readably(root: Path) -> Iterator[Stop]:
+    """Signals ask what is inside to end; it raises ``KeyboardInterrupt`` itself when it does.
+
+    A full disk is a ``MissingError`` that says what to free.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop = Stop()
+    stop.listen()
     try:
-        yield
+        yield stop
     except RobusweepError:  # it says what is wrong, also where an interrupt is what told us of it
         raise
     except Exception as e:
@@ -32,41 +74,8 @@ def stopped_readably(root: Path) -> Iterator[None]:
         raise
     finally:
         if _in_main_thread():
-            signal.signal(signal.SIGTERM, before)
-
-
-def stop_at_sigterm() -> None:
-    """From now on SIGTERM raises ``KeyboardInterrupt`` here. Only the main thread can ask for that."""
-    if _in_main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut off the end of the workers
-    raise KeyboardInterrupt
-
-
-@contextmanager
-def asked_first(stop: Callable[[], bool]) -> Iterator[None]:
-    """The first Ctrl-C calls ``stop``, once; when that is false, and from the second on, it interrupts as ever.
-
-    Where Ctrl-C is ignored, as in a shell's background, it stays ignored.
-    """
-    before = signal.getsignal(signal.SIGINT)
-
-    def first(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
-        if not stop():
-            signal.default_int_handler(number, frame)
-
-    ours = _in_main_thread() and before is signal.default_int_handler
-    if ours:
-        signal.signal(signal.SIGINT, first)
-    try:
-        yield
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _interrupted(error: BaseException | None) -> bool:

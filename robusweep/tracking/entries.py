@@ -15,6 +15,7 @@ from robusweep.spec import digest_of
 FRONT_COLOUR, DOMINATED_COLOUR = "#d62728", "#b8c4ce"
 GAP = "robustness_gap"
 CONTRIBUTION = "hypervolume_contribution_percent"
+VIOLATED = "robusweep.violated"  # a tag that points have which miss a constraint
 PER_TEXT, CHOSEN = "robusweep.per_text", "robusweep.chosen_weight"  # tags that only some points have
 
 
@@ -62,12 +63,14 @@ def point_metrics(point: Point) -> dict[str, float]:
         metrics |= _attack_metrics("", name, score)
     for name, score in held_out.items():
         metrics |= _attack_metrics("held_out_", name, score)
+    costs = {"inference_flops": point.inference_flops, "n_parameters": point.n_parameters}
     return metrics | {
         GAP: point.clean_accuracy.value - point.robust_accuracy.value,
         "n_examples": float(point.robust_accuracy.n),
         "n_attacked": float(max((score.success_rate.n for score in scores.values()), default=0)),
         "train_seconds": point.train_seconds,
         "pareto_rank": float(point.pareto_rank),
+        **{name: float(cost) for name, cost in costs.items() if cost is not None},
     }
 
 
@@ -105,14 +108,19 @@ def point_entry(
         "robusweep.pareto": str(point.pareto).lower(),
         "robusweep.pareto_rank": str(point.pareto_rank),
         "robusweep.knee": str(point.knee).lower(),
+        "robusweep.best": str(point.best).lower(),
         "robusweep.protocol_hash": point.protocol_hash,
         "robusweep.flags": ", ".join(flag.name for flag in point.flags) or "none",
     }
+    if point.violated:
+        tags[VIOLATED] = ", ".join(point.violated)
     if point.replay:
         tags["robusweep.replay"] = "true"
     if point.stopped is not None:
         stopped = point.stopped
-        tags["robusweep.stopped"] = f"after {stopped.n_examples} examples by {stopped.by}, p = {stopped.p_value:.2g}"
+        tags["robusweep.stopped"] = f"after {stopped.n_examples} examples by {stopped.stopper}: {stopped.why}"
+        if stopped.n_queries_saved is not None:
+            tags["robusweep.n_queries_saved"] = str(stopped.n_queries_saved)
     if scored is not None and scored.per_text:
         tags[PER_TEXT] = "true"
     if scored is not None and scored.chosen_weight is not None:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import yaml
 
 from robusweep.front import Objective, Point
+from robusweep.hypervolume import missing
 from robusweep.record import PointRecord, TrialRecord
 from robusweep.tracking.entries import CONTRIBUTION, point_entry, sweep_entry
 from robusweep.tracking.note import sweep_note
 from robusweep.tracking.store import is_server, opened, store_uri
 from robusweep.tracking.view import view_tags
-from robusweep.tracking.volume import Volume
+from robusweep.tracking.volume import PointVolumes
 from robusweep.tracking.writer import Writer
 
 if TYPE_CHECKING:
@@ -67,10 +68,14 @@ def sync(
         tags = {"mlflow.note.content": sweep_note(experiment, points, run_ids, notices)}
         if volume is not None:
             tags[REFERENCE] = volume.stored()
-            n_known = int(parent.data.metrics.get("n_points", 0))
+            same = parent.data.tags.get(REFERENCE) == volume.stored()  # under another one all values are others
+            n_known = int(parent.data.metrics.get("n_points", 0)) if same else 0
             curve = [("hypervolume", i, v) for i, v in enumerate(volume.history(), start=1) if i > n_known]
         counts: dict[str, float] = {"n_points": len(points), "pareto_size": sum(p.pareto for p in points)}
         counts["n_failed"] = sum(record.status == "failed" for record in records)
+        if stopped := [point.stopped for point in points if point.stopped is not None]:
+            counts["n_stopped"] = len(stopped)
+            counts["n_queries_saved"] = sum(one.n_queries_saved or 0 for one in stopped)
         writer.write(replace(sweep, metrics=counts, tags=sweep.tags | tags, step=len(points)), curve=curve)
 
         if finished:
@@ -96,13 +101,15 @@ def _experiment(client: MlflowClient, name: str, folder: Path | None, views: dic
     return str(found.experiment_id)
 
 
-def _volume(writer: Writer, sweep_id: str, points: Sequence[Point], objectives: Sequence[Objective]) -> Volume | None:
+def _volume(
+    writer: Writer, sweep_id: str, points: Sequence[Point], objectives: Sequence[Objective]
+) -> PointVolumes | None:
     """None where there is no volume to speak of. The points are in the order in which MLflow first saw them, so what
     earlier syncs wrote as the sweep's history stays its beginning."""
-    if len(objectives) < 2 or not points:
+    if len(objectives) < 2 or not points or missing(objectives):
         return None
     seen = sorted(points, key=lambda point: writer.created(f"{sweep_id}/{point.id}"))
-    return Volume(objectives, seen, writer.runs[sweep_id].data.tags.get(REFERENCE))
+    return PointVolumes(objectives, seen)
 
 
 def _write_points(
@@ -110,7 +117,7 @@ def _write_points(
     sweep_id: str,
     points: Sequence[Point],
     scored: Mapping[str, PointRecord],
-    volume: Volume | None,
+    volume: PointVolumes | None,
     notices: Sequence[str],
 ) -> dict[str, str]:
     """One run for each point, ended at once; point id -> run id."""

@@ -8,8 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from robusweep.front import Objective, Point
+from robusweep.hypervolume import missing
 from robusweep.record import TrialRecord
-from robusweep.tracking.entries import CHOSEN, CONTRIBUTION, GAP, PER_TEXT
+from robusweep.tracking.entries import CHOSEN, CONTRIBUTION, GAP, PER_TEXT, VIOLATED
 
 VIEW, FRONT = "pareto", "front"  # names of the two saved views
 N_CONTOUR = 5  # values of the second param below which a contour would be made up
@@ -51,14 +52,15 @@ def view_tags(
     params = _varied(points)[:N_AXES]
     metrics = list(dict.fromkeys(["clean_accuracy", "robust_accuracy", *(o.metric for o in objectives)]))
     columns = [f"metrics.`{m}`" for m in [*metrics, CONTRIBUTION]] + [f"params.`{p}`" for p in params]
+    by_volume = len(objectives) > 1 and missing(objectives) is None
     state: dict[str, Any] = {
-        "orderByKey": f"metrics.`{CONTRIBUTION}`" if len(objectives) > 1 else f"metrics.`{objectives[0].metric}`",
-        "orderByAsc": len(objectives) == 1 and objectives[0].goal == "min",
+        "orderByKey": f"metrics.`{CONTRIBUTION if by_volume else objectives[0].metric}`",
+        "orderByAsc": not by_volume and objectives[0].goal == "min",
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [*columns, *(f"tags.`{tag}`" for tag in (*TAGS, *_rare_tags(records)))],
+        "selectedColumns": [*columns, *(f"tags.`{tag}`" for tag in (*TAGS, *_rare_tags(points, records)))],
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],
@@ -83,10 +85,11 @@ def view_tags(
     }
 
 
-def _rare_tags(records: Sequence[TrialRecord]) -> list[str]:
+def _rare_tags(points: Sequence[Point], records: Sequence[TrialRecord]) -> list[str]:
+    missed = [VIOLATED] if any(point.violated for point in points) else []
     scored = [point for record in records for point in record.points]
     per_text = [PER_TEXT] if any(point.per_text for point in scored) else []
-    return per_text + ([CHOSEN] if any(point.chosen_weight is not None for point in scored) else [])
+    return missed + per_text + ([CHOSEN] if any(point.chosen_weight is not None for point in scored) else [])
 
 
 def _varied(points: Sequence[Point]) -> list[str]:

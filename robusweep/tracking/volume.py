@@ -1,60 +1,51 @@
-"""Hypervolume of a sweep: how it grew, and what each point of the front adds to it."""
+"""Hypervolume of a sweep in MLflow: how it grew point by point, and what each point of the front adds to it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 
+import numpy as np
+
 from robusweep.front import Objective, Point
-from robusweep.scores import hypervolume, metric_value, pareto_ranks
+from robusweep.hypervolume import Volume, box, reference_of, shares
+from robusweep.scores import pareto_ranks
 from robusweep.tracking.entries import point_metrics
 
 
-class Volume:
-    """Hypervolume of a sweep's points above a reference point that stays the same for the whole sweep.
+class PointVolumes:
+    """Of the points that were scored in full and meet all constraints; the others have no part in it.
 
-    The reference is 0 for an objective that is maximised and, for one that is minimised, twice the worst value among
-    the points that were there when it was first needed; a point beyond it adds nothing.
+    Raises ``ValueError`` where an objective has no reference point.
     """
 
-    def __init__(self, objectives: Sequence[Objective], points: Sequence[Point], stored: str | None) -> None:
-        self.goals = [objective.goal for objective in objectives]
-        self.names = [objective.metric for objective in objectives]
-        self.ids = [point.id for point in points]
-        self.values = [self._values(point) for point in points]
-        if stored is not None:
-            self.reference = [float(value) for value in json.loads(stored).values()]
-        else:
-            worst = [max(column) for column in zip(*self.values, strict=True)] or [0.0] * len(self.goals)
-            pairs = zip(self.goals, worst, strict=True)
-            self.reference = [0.0 if goal == "max" else 2 * value for goal, value in pairs]
-
-    def _values(self, point: Point) -> list[float]:
-        metrics = point_metrics(point)
-        return [metric_value(name, metrics) for name in self.names]
+    def __init__(self, objectives: Sequence[Objective], points: Sequence[Point]) -> None:
+        self.reference = reference_of(objectives)
+        self._n = len(objectives)
+        self._rows = [None if _is_out(p) else shares(point_metrics(p), objectives) for p in points]
+        self._ids = [point.id for point in points]
 
     def stored(self) -> str:
-        return json.dumps(dict(zip(self.names, self.reference, strict=True)))
+        return json.dumps(self.reference)
 
     def history(self) -> list[float]:
         """The hypervolume of the first point, of the first two, and so on."""
-        front: list[list[float]] = []
-        volumes: list[float] = []
-        for value in self.values:
-            front.append(value)
-            ranks = pareto_ranks(front, self.goals)
-            front = [kept for kept, rank in zip(front, ranks, strict=True) if rank == 1]
-            volumes.append(hypervolume(front, self.goals, self.reference))
-        return volumes
+        volume = Volume(self._n)
+        return [volume.value if row is None else volume.add(row) for row in self._rows]
 
     def contributions(self) -> dict[str, float]:
         """Point id -> percentage of the volume that would be gone without it; 0 for a dominated one."""
-        ranks = pareto_ranks(self.values, self.goals)
+        there = [(name, row) for name, row in zip(self._ids, self._rows, strict=True) if row is not None]
+        ranks = pareto_ranks([row for _, row in there], ["max"] * self._n)
         near = [i for i, rank in enumerate(ranks) if rank <= 2]  # what stands behind the front can take its place
-        whole = hypervolume([self.values[i] for i in near], self.goals, self.reference)
-        lost = dict.fromkeys(self.ids, 0.0)
-        for i in near:
+        rows = np.array([there[i][1] for i in near], dtype=np.float64).reshape(len(near), self._n)
+        whole = box(rows)
+        lost = dict.fromkeys(self._ids, 0.0)
+        for k, i in enumerate(near):
             if ranks[i] == 1 and whole > 0:
-                rest = hypervolume([self.values[j] for j in near if j != i], self.goals, self.reference)
-                lost[self.ids[i]] = 100 * (whole - rest) / whole
+                lost[there[i][0]] = 100 * (whole - box(np.delete(rows, k, axis=0))) / whole
         return lost
+
+
+def _is_out(point: Point) -> bool:
+    return point.stopped is not None or bool(point.violated)

@@ -59,14 +59,14 @@ def both(attack: Attack, victim: Any, examples: Sequence[Example], protocol: Any
 
 @pytest.mark.usefixtures("hashed_similarity")
 @pytest.mark.parametrize("attack", NATIVE, ids=lambda attack: attack.kind)
-def test_outcomes_are_textattacks_on_150_real_texts(
+def test_outcomes_are_textattacks_on_60_real_texts(
     attack: Attack, word_pieces: Any, review_examples: list[Example]
 ) -> None:
-    native, textattack = both(attack, word_pieces, review_examples[:150], STANDARD)
+    native, textattack = both(attack, word_pieces, review_examples[:60], STANDARD)
     assert native == textattack
     statuses = [outcome.status for outcome in native]
     assert set(statuses) == {"broken", "survived", "misclassified"}
-    assert statuses.count("broken") > 60
+    assert statuses.count("broken") > 24
 
 
 @pytest.mark.usefixtures("hashed_similarity")
@@ -75,7 +75,7 @@ def test_outcomes_are_textattacks_on_150_real_texts(
 def test_outcomes_are_textattacks_under_other_rules(
     attack: Attack, protocol: Any, word_pieces: Any, review_examples: list[Example]
 ) -> None:
-    native, textattack = both(attack, word_pieces, review_examples[150:180], protocol)
+    native, textattack = both(attack, word_pieces, review_examples[150:170], protocol)
     assert native == textattack
 
 
@@ -84,7 +84,7 @@ def test_outcomes_are_textattacks_under_other_rules(
 def test_a_victim_of_strings_gives_the_same_outcomes_as_its_token_ids(
     attack: Attack, word_pieces: Any, review_examples: list[Example]
 ) -> None:
-    few = review_examples[:30]
+    few = review_examples[:15]
     by_rows = run_attack(attack, victim=word_pieces, exact=word_pieces, examples=few, protocol=STANDARD, seed=0)
 
     def by_strings(texts: Sequence[str]) -> Any:

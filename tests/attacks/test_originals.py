@@ -88,7 +88,7 @@ def with_vectors(cache_folder: Path, nltk_data: Path, reviews: list[str], monkey
 def test_with_the_vectors_at_hand_the_original_recipe_runs_unchanged(
     with_vectors: Path, word_pieces: WordPieces, review_examples: list[Example]
 ) -> None:
-    few = review_examples[:4] + review_examples[15:22]  # the twentieth is misclassified
+    few = review_examples[:2] + review_examples[17:22]  # the twentieth is misclassified
     assert Iga().missing(LIBRARY) == []
     ours = run_attack(Iga(), victim=word_pieces, exact=word_pieces, examples=few, protocol=LIBRARY, seed=3)
     assert list(map(as_textattack_says, ours)) == shipped("IGAWang2019", "iga", word_pieces, few)
@@ -120,9 +120,9 @@ def test_under_a_protocol_an_original_keeps_its_vectors_and_obeys_the_protocol(
 ) -> None:
     from robusweep.attacks.audit import violations
 
-    few = review_examples[:15]
+    few = review_examples[:2] + review_examples[7:10] + review_examples[12:14]  # which take the fewest queries
     outcomes = run_attack(Iga(), victim=word_pieces, exact=word_pieces, examples=few, protocol=STANDARD, seed=3)
-    assert [violations(Iga(), STANDARD, e, o) for e, o in zip(few, outcomes, strict=True)] == [[]] * 15
+    assert [violations(Iga(), STANDARD, e, o) for e, o in zip(few, outcomes, strict=True)] == [[]] * 7
     assert "broken" in {o.status for o in outcomes}
 
 

@@ -79,7 +79,7 @@ def as_textattack_says(outcome: AttackOutcome) -> tuple[Any, ...]:
 def test_lockstep_outcomes_are_those_of_textattacks_attacker(
     attack: Attack, word_pieces: WordPieces, review_examples: list[Example], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    few = review_examples[: 25 if "population" in type(attack).model_fields else 100]
+    few = review_examples[:25] if "population" in type(attack).model_fields else review_examples[60:100]
     expected = textattacks_own(attack, word_pieces, few)
     assert {kind for kind, _, _ in expected} == {"Successful", "Failed", "Skipped"}
     for n_lanes in (1, 8, 64):

@@ -31,7 +31,7 @@ from robusweep.record import AttackOutcome
 from robusweep.seeds import derive
 
 STANDARD, LIBRARY = PROTOCOLS["standard_v1"], PROTOCOLS["library_default_v1"]
-SMALLER = {"population": 10, "max_iterations": 4}  # of population searches
+SMALLER = {"population": 10, "max_iterations": 4, "restarts": 3}  # of population and random searches
 
 
 def made(kind: str) -> Attack:

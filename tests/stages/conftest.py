@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,14 +75,19 @@ def _tokenizer() -> Any:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def load_tiny(folders: dict[str, Path]) -> Load:
-    """A tiny model, loaded as a trial would: ``load_tiny("roberta", dropout=0.0)``."""
+    """A tiny model, loaded as a trial would: ``load_tiny("roberta", dropout=0.0)``. Every call gives a network anew."""
     from robusweep.model import BaseEncoder, load
+
+    known: dict[str, TextModel] = {}  # loading takes several times as long as a copy
 
     def loaded(family: str = "bert", *, seed: int = 0, labels: Sequence[str] = ("a", "b"), **fields: Any) -> TextModel:
         encoder = BaseEncoder(base=str(folders[family]), **fields)
-        return load(encoder, labels, seed=seed, device="cpu")
+        key = f"{seed} {labels} {encoder.model_dump_json()}"
+        if key not in known:
+            known[key] = load(encoder, labels, seed=seed, device="cpu")
+        return replace(known[key], network=copy.deepcopy(known[key].network))
 
     return loaded
 

@@ -205,7 +205,7 @@ def test_it_learns_with_an_adapter_in_both_precisions(load_tiny: Load, separable
         base = load_tiny(dropout=0.1)
         network = adapter.attach(base.network, head=head_names(base.network), seed=0)
         losses: list[float] = []
-        method = Ascc(n_epochs=12, n_steps=2, batch_size=8, learning_rate=3e-3, kl_weight=1.0)
+        method = Ascc(n_epochs=6, n_steps=2, batch_size=8, learning_rate=3e-3, kl_weight=1.0)
         options: Any = {"texts": ["a"] * 40, "lent": Lending(base, TABLE)}
         options["on_epoch"] = lambda _, loss, to=losses: to.append(loss)
         fit(network, method, *separable, pad_id=1, seed=0, bf16=bf16, **options)

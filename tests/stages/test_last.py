@@ -243,7 +243,7 @@ def test_a_separable_task_is_learnt(update: Last, adapter: Adapter, load_tiny: L
 
     rate = 2e-3 if isinstance(adapter, Full) else 1e-2
     method = PGD.model_copy(
-        update={"update": update, "n_epochs": 20, "radius": Radius(value=0.05), "learning_rate": rate}
+        update={"update": update, "n_epochs": 13, "radius": Radius(value=0.05), "learning_rate": rate}
     )
     losses: list[float] = []
     fit(adapted(adapter, load_tiny, dropout=0.0), method, *separable, pad_id=1, seed=0, bf16=False,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,16 +20,23 @@ TEXTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def minilm() -> Any:
+    from robusweep.model import BaseEncoder, load
+
+    return load(BaseEncoder(max_tokens=32), ("bad", "good"), seed=0, device="cpu")
+
+
 @pytest.mark.parametrize("kind", sorted(METHODS))
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
-def test_every_method_trains_minilm(kind: str, bf16: bool) -> None:
+def test_every_method_trains_minilm(kind: str, bf16: bool, minilm: Any) -> None:
     from lending import Lending
 
     from robusweep.attacks.resources import synonyms
-    from robusweep.model import BaseEncoder, head_names, load
+    from robusweep.model import head_names
     from robusweep.training.loop import fit
 
-    base = load(BaseEncoder(max_tokens=32), ("bad", "good"), seed=0, device="cpu")
+    base = replace(minilm, network=copy.deepcopy(minilm.network))
     texts, labels = list(TEXTS), list(TEXTS.values())
     words = {word for text in texts for word in text.split()}
     lent = Lending(base, {word: synonyms().of(word)[:4] for word in words})

@@ -23,6 +23,7 @@ from robusweep.tickets.masks import Masks
 from robusweep.tickets.removal import removed
 
 Load = Callable[..., TextModel]
+FAMILIES = ("bert", "roberta", "distilbert", "electra")
 TEXTS = ["good", "bad w1 w2 w3 w4 w5 w6 w7", "w8 w9 good w10", *(f"w{i} bad" for i in range(20)), ""]
 
 
@@ -64,6 +65,7 @@ def test_the_code_in_the_folder_builds_the_network_of_each_family(
     np.testing.assert_allclose(victim(model, read.parameters, precision="fp32")(TEXTS), expected, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow  # test_ticket_export asks such a process about a BERT
 @pytest.mark.parametrize("family", ["distilbert"])
 def test_a_distilbert_answers_in_a_process_without_robusweep(
     small: tuple[TextModel, Fixed], masks: Masks, tmp_path: Path
@@ -84,6 +86,9 @@ def test_a_distilbert_answers_in_a_process_without_robusweep(
     np.testing.assert_allclose(json.loads(ended.stdout), expected, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "family", [f if f == FAMILIES[0] else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
+)
 def test_onnx_takes_the_smaller_network_of_each_family(
     small: tuple[TextModel, Fixed], masks: Masks, tmp_path: Path
 ) -> None:

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import pytest
 
 from robusweep.assignment import check_data, resolved_sweep
 from robusweep.errors import MissingError, UsageError
+from robusweep.front import Point
 from robusweep.recipe import SweepPlan, load_recipe
 from robusweep.sweep.driver import Driver
 from robusweep.sweep.identity import check_same, forked, identity_of
@@ -31,6 +34,45 @@ from robusweep.sweep.study import MAX_ATTEMPTS, MAX_DEATHS, Study
 
 Declare = Callable[..., SweepPlan]
 HERE = Path(__file__).parent
+
+
+class Here:
+    """A worker of the local executor that is no process of its own: a trial ends where it is handed out."""
+
+    def submit(self, work: Callable[[str], str], given: str) -> Future[str]:
+        future: Future[str] = Future()
+        try:
+            future.set_result(work(given))
+        except Exception as e:
+            future.set_exception(e)
+        return future
+
+
+@pytest.fixture(autouse=True)
+def _nothing_slow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes and figures cost most of a test's time; tests that are about them ask for ``spawned`` and ``drawn``."""
+    if "spawned" not in request.fixturenames:
+        monkeypatch.setattr("robusweep.sweep.local._worker", lambda: nullcontext(Here()))
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("robusweep.report._write_figures", lambda *_: [])
+
+
+@pytest.fixture
+def spawned() -> None:
+    """The workers are processes, as in every real sweep."""
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Figures are drawn."""
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """Also where the tests run in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def silent(_text: str) -> None:
@@ -45,6 +87,7 @@ def calls(project: Path) -> list[int]:
     return [json.loads(line)["number"] for line in (project / "calls.log").read_text().splitlines()]
 
 
+@pytest.mark.usefixtures("spawned", "drawn")
 def test_a_sweep_runs_each_trial_once_and_scores_every_weight(declare: Declare, project: Path) -> None:
     done = swept(declare(), project)
     assert sorted(calls(project)) == [0, 1, 2, 3]
@@ -60,6 +103,7 @@ def test_a_sweep_runs_each_trial_once_and_scores_every_weight(declare: Declare, 
         "study.journal",
         "report.html",
         "report.md",
+        "figures/front.png",
     ):
         assert (done.run_dir / name).stat().st_size > 0
 
@@ -145,6 +189,7 @@ def test_a_fork_of_nothing_or_without_a_change_is_refused(declare: Declare, proj
     assert [path.name for path in (project / "runs").iterdir()] == ["small"]
 
 
+@pytest.mark.usefixtures("spawned")
 @pytest.mark.parametrize(
     ("work", "kind"),
     [
@@ -164,6 +209,7 @@ def test_a_trial_that_fails_is_recorded_and_the_others_go_on(
     assert Study(done.run_dir / "study.journal", declare()).counts() == {"complete": 3, "failed": 1, "running": 0}
 
 
+@pytest.mark.usefixtures("spawned")
 def test_a_trial_whose_worker_dies_starts_again_under_its_number(declare: Declare, project: Path) -> None:
     said: list[str] = []
     done = run_sweep(declare(), root=project, say=said.append, work=fake_work.dies_once_on_the_second, track=False)
@@ -178,10 +224,14 @@ def test_a_trial_whose_worker_dies_starts_again_under_its_number(declare: Declar
     assert [record.params for record in done.records[:2]] == [record.params for record in undisturbed.records[:2]]
 
 
+@pytest.mark.usefixtures("spawned")
 def test_a_trial_that_always_kills_its_worker_ends_after_three_attempts(declare: Declare, project: Path) -> None:
     done = swept(declare(), project, fake_work.dies_on_the_second)
     assert sorted(calls(project)) == [0, 1, 1, 1, 2, 3]
-    assert "in each of 3 attempts" in str(done.records[1].error)
+    lost = done.records[1]
+    assert "in each of 3 attempts" in str(lost.error)
+    assert lost.recipe["adapter"]["rank"] == lost.params["adapter.rank"], "its own parameters"
+    assert lost.recipe["adversarial"][0]["radius"]["value"] == lost.params["adversarial.0.radius"]
 
 
 @pytest.mark.parametrize(("killed", "starts"), [(True, MAX_ATTEMPTS), (False, None)])
@@ -232,6 +282,7 @@ def test_killed_workers_and_killed_drivers_are_counted_apart_and_over_all_driver
     assert driver.study.counts() == {"complete": 0, "failed": 1, "running": 0}
 
 
+@pytest.mark.usefixtures("spawned")
 def test_a_complete_trial_that_lost_its_record_and_kills_its_workers_ends_as_well(
     declare: Declare, project: Path
 ) -> None:
@@ -242,6 +293,7 @@ def test_a_complete_trial_that_lost_its_record_and_kills_its_workers_ends_as_wel
     assert done.records[1].status == "failed"
 
 
+@pytest.mark.usefixtures("spawned")
 def test_a_worker_that_dies_behind_its_record_has_not_worked_in_vain(declare: Declare, project: Path) -> None:
     done = swept(declare(), project, fake_work.dies_behind_its_record)
     assert [record.status for record in done.records] == ["complete"] * 4
@@ -361,6 +413,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow  # test_faults kills one in the default tier
 def test_a_driver_killed_with_sigkill_is_continued_and_no_finished_trial_runs_again(
     declare: Declare, project: Path
 ) -> None:
@@ -442,18 +495,27 @@ def test_a_name_that_leaves_the_runs_folder_is_refused(declare: Declare, project
 def test_mlflow_that_is_down_is_caught_up_by_the_next_run(
     declare: Declare, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """MLflow itself is down in the slow test of faults."""
     said: list[str] = []
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+
+    def down(*_: Any, **_named: Any) -> dict[str, str]:
+        raise MissingError("there is no server")
+
+    def up(*_: Any, points: list[Point], **_named: Any) -> dict[str, str]:
+        return {point.id: f"run of {point.id}" for point in points}
+
+    monkeypatch.setattr("robusweep.tracking.sync", down)
     done = run_sweep(declare("search.budget.n_trials=2"), root=project, say=said.append, work=fake_work.works)
     assert any("MLflow was not written" in line for line in said)
     assert {point.run_id for point in done.points} == {None}
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setattr("robusweep.tracking.sync", up)
     again = run_sweep(declare("search.budget.n_trials=2"), root=project, say=said.append, work=fake_work.works)
     assert sorted(calls(project)) == [0, 1]
     assert len({point.run_id for point in again.points}) == len(again.points) == 6
     assert None not in {point.run_id for point in read_points(again.run_dir)}
 
 
+@pytest.mark.usefixtures("spawned")
 def test_an_interrupt_does_not_wait_for_running_trials_and_the_sweep_goes_on(declare: Declare, project: Path) -> None:
     def interrupted(text: str) -> None:
         if "1/2 trials" in text:
@@ -472,23 +534,72 @@ def test_an_interrupt_does_not_wait_for_running_trials_and_the_sweep_goes_on(dec
     assert sorted(calls(project)) == [0, 1, 1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_a_library_turns_into_its_own_error_is_still_an_interrupt(
-    number: signal.Signals, tmp_path: Path
-) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+def test_signals_are_counted_and_the_third_ctrl_c_interrupts(tmp_path: Path) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with stopped_readably(tmp_path) as stop:
+        for number, n_asked in ((signal.SIGINT, 1), (signal.SIGTERM, 3), (signal.SIGTERM, 5)):
+            signal.raise_signal(number)
+            assert stop.n_asked == n_asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        stop.n_asked = 0
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background
+    with stopped_readably(tmp_path):
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, FileNotFoundError])
+def test_an_interrupt_that_a_library_turns_into_its_own_error_is_still_one(
+    interrupt: type[BaseException], tmp_path: Path
+) -> None:
     def interrupted_in_a_library() -> None:
         try:
-            signal.raise_signal(number)
+            raise interrupt
         finally:
             raise FileNotFoundError("the lock that was to be released")
 
-    with pytest.raises(KeyboardInterrupt), stopped_readably(tmp_path):
+    with pytest.raises(interrupt), stopped_readably(tmp_path):
         interrupted_in_a_library()
-    assert signal.getsignal(signal.SIGTERM) == before
-    with pytest.raises(FileNotFoundError), stopped_readably(tmp_path):
-        raise FileNotFoundError("nobody pressed anything")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_trial_ends_the_sweep_before_it(
+    number: signal.Signals, declare: Declare, project: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(
+            declare(),
+            root=project,
+            say=lambda text: signal.raise_signal(number) if "local worker" in text else None,
+            work=fake_work.works,
+            track=False,
+        )
+    assert not (project / "calls.log").exists()
+
+
+def test_ctrl_c_while_reports_are_written_is_heeded_afterwards(
+    declare: Declare, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = Driver.points
+
+    def pressed(driver: Driver, run_ids: dict[str, str] | None = None) -> Any:
+        if driver.is_over:
+            signal.raise_signal(signal.SIGINT)
+        return points(driver, run_ids)
+
+    plan = declare("search.budget.n_trials=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Driver, "points", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            swept(plan, project)
+    assert (project / "runs/small/report.html").stat().st_size > 0
+    assert len(swept(plan, project).points) == 3
+    assert calls(project) == [0]
 
 
 def test_a_trial_whose_record_was_removed_is_made_anew_under_its_number(declare: Declare, project: Path) -> None:
@@ -506,12 +617,6 @@ def test_an_unreadable_record_that_a_worker_wrote_is_replaced_by_the_failed_one(
     done = swept(declare("search.budget.n_trials=1"), project, fake_work.writes_nonsense)
     assert done.records[0].status == "failed"
     assert "can't be read" in str(done.records[0].error)
-
-
-def test_a_lost_trial_is_recorded_with_its_own_parameters(declare: Declare, project: Path) -> None:
-    lost = swept(declare(), project, fake_work.dies_on_the_second).records[1]
-    assert lost.recipe["adapter"]["rank"] == lost.params["adapter.rank"]
-    assert lost.recipe["adversarial"][0]["radius"]["value"] == lost.params["adversarial.0.radius"]
 
 
 NAMED = """\

@@ -262,6 +262,15 @@ def test_the_curve_of_the_sweep_has_one_value_for_each_point_and_never_falls(roo
     assert values == sorted(values)
 
 
+def test_a_cost_has_a_curve_from_the_first_point_on_once_its_reference_point_is_declared(root: Path) -> None:
+    cost = Objective(metric="train_seconds")
+    for limit, n_values in ((None, 0), (5.0, 3), (5.0, 3), (9.0, 6)):
+        objectives = [*OBJECTIVES, cost.model_copy(update={"reference_point": limit})]
+        run_sync(root, records(1), objectives=objectives)
+        curve = client_of(root).get_metric_history(sweep_run(root).info.run_id, "hypervolume")
+        assert len(curve) == n_values
+
+
 def test_failed_trials_are_counted_and_a_sweep_without_points_is_shown(root: Path) -> None:
     failed = trial(0).model_copy(update={"status": "failed", "points": []})
     assert run_sync(root, [failed]) == {}

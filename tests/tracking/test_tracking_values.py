@@ -20,7 +20,7 @@ from robusweep.tracking import links, store_uri, ui
 from robusweep.tracking.entries import point_entry, point_metrics
 from robusweep.tracking.note import sweep_note
 from robusweep.tracking.view import view_tags
-from robusweep.tracking.volume import Volume
+from robusweep.tracking.volume import PointVolumes
 
 ACCURACIES = [Objective(metric="clean_accuracy"), Objective(metric="robust_accuracy")]
 WITH_COST = [*ACCURACIES, Objective(metric="train_seconds", goal="min")]
@@ -120,7 +120,7 @@ def test_a_stand_in_is_named_on_every_point_and_absent_where_there_is_none() -> 
 
 
 def test_hypervolume_starts_at_the_first_point_and_never_falls() -> None:
-    history = Volume(ACCURACIES, [a_point(1, 90, 40), a_point(2, 80, 30), a_point(3, 70, 60)], None).history()
+    history = PointVolumes(ACCURACIES, [a_point(1, 90, 40), a_point(2, 80, 30), a_point(3, 70, 60)]).history()
     assert history == pytest.approx([0.9 * 0.4, 0.9 * 0.4, 0.9 * 0.4 + 0.7 * 0.2])
 
 
@@ -128,22 +128,40 @@ def test_a_contribution_is_what_would_be_lost_without_the_point() -> None:
     points = [a_point(1, 90, 40), a_point(2, 80, 30), a_point(3, 70, 60)]
     whole = 0.9 * 0.4 + 0.7 * 0.2
     without_first = 0.7 * 0.6 + 0.1 * 0.3  # the dominated point then takes part of its place
-    assert Volume(ACCURACIES, points, None).contributions() == pytest.approx(
+    assert PointVolumes(ACCURACIES, points).contributions() == pytest.approx(
         {"t001": 100 * (whole - without_first) / whole, "t002": 0.0, "t003": 100 * 0.7 * 0.2 / whole}
     )
 
 
 def test_two_equal_points_contribute_nothing_each() -> None:
-    assert set(Volume(ACCURACIES, [a_point(1, 90, 40), a_point(2, 90, 40)], None).contributions().values()) == {0.0}
+    assert set(PointVolumes(ACCURACIES, [a_point(1, 90, 40), a_point(2, 90, 40)]).contributions().values()) == {0.0}
 
 
-def test_the_reference_of_a_cost_is_twice_the_worst_and_stays_once_it_is_stored() -> None:
-    first = Volume(WITH_COST, [a_point(1, 90, 40, seconds=10.0)], None)
-    assert first.reference == [0, 0, 20]
-    later = Volume(WITH_COST, [a_point(1, 90, 40, seconds=10.0), a_point(2, 95, 45, seconds=30.0)], first.stored())
-    assert later.reference == first.reference
-    assert later.history()[0] == first.history()[0]
-    assert later.contributions()["t002"] == 0  # beyond the reference
+def test_the_reference_of_a_cost_is_declared_and_what_lies_beyond_it_adds_nothing() -> None:
+    with pytest.raises(ValueError, match="train_seconds has no reference point"):
+        PointVolumes(WITH_COST, [a_point(1, 90, 40)])
+    declared = [*ACCURACIES, Objective(metric="train_seconds", reference_point=20.0)]
+    found = PointVolumes(declared, [a_point(1, 90, 40, seconds=10.0), a_point(2, 95, 45, seconds=30.0)])
+    assert json.loads(found.stored()) == {"clean_accuracy": 0, "robust_accuracy": 0, "train_seconds": 20}
+    assert found.history() == pytest.approx([0.9 * 0.4 * 0.5] * 2)
+    assert found.contributions() == pytest.approx({"t001": 100, "t002": 0})
+
+
+def test_points_that_miss_a_constraint_have_no_part_in_the_volume() -> None:
+    missing = a_point(1, 95, 60, pareto=False).model_copy(update={"violated": ["clean_accuracy >= 0.96 (it is 0.95)"]})
+    found = PointVolumes(ACCURACIES, [missing, a_point(2, 97, 30)])
+    assert found.history() == pytest.approx([0, 0.97 * 0.3])
+    assert found.contributions() == pytest.approx({"t001": 0, "t002": 100})
+    tags = point_entry(missing, sweep_id="s", parent="r", notices=[]).tags
+    assert tags["robusweep.violated"] == "clean_accuracy >= 0.96 (it is 0.95)"
+    columns = json.loads(next(iter(view_tags([missing], ACCURACIES).values())))["selectedColumns"]
+    assert "tags.`robusweep.violated`" in columns
+
+
+def test_costs_are_metrics_where_they_are_known() -> None:
+    point = a_point(1, 90, 40).model_copy(update={"inference_flops": 2_000_000, "n_parameters": 30})
+    assert point_metrics(point).items() >= {"inference_flops": 2e6, "n_parameters": 30.0}.items()
+    assert not {"inference_flops", "n_parameters"} & point_metrics(a_point(1, 90, 40)).keys()
 
 
 def test_links_carry_the_filter_and_the_layout() -> None:
@@ -236,9 +254,14 @@ def test_flags_replay_and_a_race_are_tags_of_the_point() -> None:
     tags = point_entry(doubtful, sweep_id="s", parent="p", notices=[]).tags
     assert tags["robusweep.flags"] == "saturated, zero_gradient"
     assert tags["robusweep.replay"] == "true"
-    assert tags["robusweep.stopped"] == "after 48 examples by t002, p = 1e-07"
+    assert tags["robusweep.stopped"] == "after 48 examples by a race: t002 is better (p = 1e-07)"
     note = sweep_note("7", [doubtful], {"t001": "r"}, [])
     assert "saturated, zero_gradient" in note
+    early = Stopped(n_examples=8, reason="early_stopping", rung=1, rank=3, n_before=9, n_points=12, n_queries_saved=70)
+    tags = point_entry(doubtful.model_copy(update={"stopped": early}), sweep_id="s", parent="p", notices=[]).tags
+    why = "rung 1, rank 3, 9 of 12 points before it"
+    assert tags["robusweep.stopped"] == f"after 8 examples by early stopping: {why}"
+    assert tags["robusweep.n_queries_saved"] == "70"
 
 
 def test_static_and_unaided_rates_are_metrics_of_their_own_with_their_bounds() -> None:
