@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +76,7 @@ def _tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def load_tiny(folders: dict[str, Path]) -> Load:
-    """A tiny model, loaded as a trial would: ``load_tiny("roberta", dropout=0.0)``. Every call gives a network anew."""
+    """A tiny model, loaded as a trial would: ``load_tiny("roberta", dropout=0.0)``. Every call gives one anew."""
     from robusweep.model import BaseEncoder, load
 
     known: dict[str, TextModel] = {}  # loading takes several times as long as a copy
@@ -87,7 +86,7 @@ def load_tiny(folders: dict[str, Path]) -> Load:
         key = f"{seed} {labels} {encoder.model_dump_json()}"
         if key not in known:
             known[key] = load(encoder, labels, seed=seed, device="cpu")
-        return replace(known[key], network=copy.deepcopy(known[key].network))
+        return copy.deepcopy(known[key])
 
     return loaded
 

@@ -57,10 +57,10 @@ def put(adapters: TrainedSet, *places: int) -> TrainedSet:
     return replace(adapters, **{part: [getattr(adapters, part)[i] for i in places] for part in parts})
 
 
-@pytest.fixture
-def large(load_tiny: Load, tmp_path: Path) -> Path:
-    """A trained classifier of another family and width, with the same labels and vocabulary."""
-    return saved(resized(load_tiny("distilbert"), dim=48), tmp_path / "large")
+@pytest.fixture(scope="module")
+def large(load_tiny: Load, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained classifier of another family and width, with the same labels and vocabulary; not to be changed."""
+    return saved(resized(load_tiny("distilbert"), dim=48), tmp_path_factory.mktemp("large"))
 
 
 def resized(model: TextModel, **changed: int) -> TextModel:
