@@ -43,7 +43,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robusweep.recipe import load_recipe
+from robusweep.examples import Example
+from robusweep.recipe import Recipe, load_recipe
+from robusweep.scores import Goal, hypervolume, pareto_ranks
 from robusweep.sweep.study import Study, make_sampler
 
 RECIPE = """\
@@ -70,6 +72,7 @@ adversarial.0.radius: {log_uniform: [0.1, 0.6]}
 adapter.rank: {choice: [4, 8]}
 """
 N_WEIGHTS, MAX_TOKENS = 5, 64
+GOALS: list[Goal] = ["max", "max"]
 Marks = NDArray[np.bool_]  # one for each text
 
 
@@ -92,7 +95,7 @@ class Scored:
 
 
 # ------------------------------------------------------------------------------------------- the plain sweep
-def plain_trial(config: dict[str, Any], *, recipe: str, root: str, again: bool) -> dict[str, Any]:
+def plain_trial(config: dict[str, Any], *, recipe: str, root: str) -> dict[str, Any]:
     """Train both adapters, mix, attack with TextAttack; CPU seconds of this process by stage, from its start."""
     import torch
 
@@ -100,9 +103,7 @@ def plain_trial(config: dict[str, Any], *, recipe: str, root: str, again: bool) 
     from robusweep import data, model
     from robusweep.assignment import single_assignment
     from robusweep.attacks import run_attack
-    from robusweep.attacks.library import quiet
-    from robusweep.attacks.parts import AttackedText, VictimWrapper, textattack
-    from robusweep.attacks.run import seed_generators
+    from robusweep.attacks.library import import_textattack
     from robusweep.cache import Cache
     from robusweep.ground import Ground
     from robusweep.mixing import Fixed
@@ -110,7 +111,7 @@ def plain_trial(config: dict[str, Any], *, recipe: str, root: str, again: bool) 
     from robusweep.seeds import derive
     from robusweep.trial import trained_on
 
-    failed = textattack.attack_results.FailedAttackResult
+    import_textattack()
     spent = {"start": time.process_time()}
 
     def took(stage: str) -> None:
@@ -148,33 +149,18 @@ def plain_trial(config: dict[str, Any], *, recipe: str, root: str, again: bool) 
     right = [int(answer) == example.label for answer, example in zip(answers, dataset.validation, strict=True)]
     took("clean")
     rules, examples = made.attacks.constraints, dataset.validation[: made.attacks.n_examples]
-    n_queries, broken = 0, dict[tuple[str, str], bool]()
     for stage, longest in (("textattack", None), ("textattack, short", base.max_tokens)):
         tokenizer = copy.deepcopy(base.tokenizer)
         tokenizer.model_max_length = longest or tokenizer.model_max_length  # what TextAttack's wrapper pads to
-        wrapper, n_queries = VictimWrapper(), 0
-        wrapper.victim = textattack.models.wrappers.HuggingFaceModelWrapper(network, tokenizer)
-        for attack in made.attacks.known:
-            with quiet():
-                built = attack.build(rules, wrapper)
-            built.goal_function.model = wrapper.victim
-            for example in examples:
-                text = AttackedText(example.text)
-                built.goal_function.query_budget = rules.max_queries(text.num_words) or float("inf")
-                seed_generators(derive(made.seed, attack.kind, example.id))
-                found = built.attack(text, example.label)
-                n_queries += found.num_queries
-                broken[attack.kind, example.id] = not isinstance(found, failed)
+        broken, n_queries = attacked_by_textattack(made, network, tokenizer, examples)
         took(stage)
     survived = [not any(broken[attack.kind, e.id] for attack in made.attacks.known) for e in examples]
-    n_other = 0
-    if again:
-        fast, exact = model.victims(base, system.parameters, bf16=bf16)
-        for attack in made.attacks.known:
-            outcomes = run_attack(
-                attack, victim=fast, exact=exact, examples=examples, protocol=rules, seed=made.seed, bf16=bf16
-            )
-            n_other += sum(broken[attack.kind, o.example_id] != (o.status != "survived") for o in outcomes)
+    n_other, (fast, exact) = 0, model.victims(base, system.parameters, bf16=bf16)
+    for attack in made.attacks.known:
+        outcomes = run_attack(
+            attack, victim=fast, exact=exact, examples=examples, protocol=rules, seed=made.seed, bf16=bf16
+        )
+        n_other += sum(broken[attack.kind, o.example_id] != (o.status != "survived") for o in outcomes)
     took("engine")
     return {
         "params": config,
@@ -184,6 +170,32 @@ def plain_trial(config: dict[str, Any], *, recipe: str, root: str, again: bool) 
         "n_queries": n_queries,
         "n_other": n_other,
     }
+
+
+def attacked_by_textattack(
+    made: Recipe, network: Any, tokenizer: Any, examples: Sequence[Example]
+) -> tuple[dict[tuple[str, str], bool], int]:
+    """((attack, id of the example) -> whether it is wrong now, or was before; queries), one text after the other."""
+    from robusweep.attacks.library import quiet
+    from robusweep.attacks.parts import AttackedText, VictimWrapper, textattack
+    from robusweep.attacks.run import seed_generators
+    from robusweep.seeds import derive
+
+    rules, n_queries, broken = made.attacks.constraints, 0, dict[tuple[str, str], bool]()
+    wrapper = VictimWrapper()
+    wrapper.victim = textattack.models.wrappers.HuggingFaceModelWrapper(network, tokenizer)
+    for attack in made.attacks.known:
+        with quiet():
+            built = attack.build(rules, wrapper)
+        built.goal_function.model = wrapper.victim
+        for example in examples:
+            text = AttackedText(example.text)
+            built.goal_function.query_budget = rules.max_queries(text.num_words) or float("inf")
+            seed_generators(derive(made.seed, attack.kind, example.id))
+            found = built.attack(text, example.label)
+            n_queries += found.num_queries
+            broken[attack.kind, example.id] = not isinstance(found, textattack.attack_results.FailedAttackResult)
+    return broken, n_queries
 
 
 def plain_sweep(root: Path, n_points: int, n_examples: int) -> list[dict[str, Any]]:
@@ -197,7 +209,6 @@ def plain_sweep(root: Path, n_points: int, n_examples: int) -> list[dict[str, An
         plain_trial,
         recipe=str(recipe_in(root, n_trials=n_points, n_examples=n_examples)),
         root=str(root),
-        again=True,
     )
 
     def trainable(config: dict[str, Any]) -> None:
@@ -256,13 +267,9 @@ def _cpu() -> tuple[float, float]:
 
 
 # ------------------------------------------------------------------------------------------------ the front
-def hypervolume(values: NDArray[np.float64]) -> float:
+def volume(values: NDArray[np.float64]) -> float:
     """The area that points (clean, robust) dominate above (0, 0)."""
-    area, best = 0.0, 0.0
-    for clean, robust in sorted(map(tuple, values), reverse=True):
-        area += clean * max(0.0, robust - best)
-        best = max(best, robust)
-    return area
+    return hypervolume(values.tolist(), GOALS, (0.0, 0.0))
 
 
 def scored(points: Sequence[dict[str, Any]]) -> list[Scored]:
@@ -281,7 +288,7 @@ def bootstrapped(arms: Sequence[Sequence[Scored]], n_draws: int = 2000) -> NDArr
         attacked = rng.integers(0, robust[0].shape[1], robust[0].shape[1])
         for i in range(len(arms)):
             values = np.stack([clean[i][:, texts].mean(axis=1), robust[i][:, attacked].mean(axis=1)], axis=1)
-            found[draw, i] = hypervolume(values)
+            found[draw, i] = volume(values)
     return found
 
 
@@ -301,7 +308,7 @@ def real(asked: argparse.Namespace) -> dict[str, Any]:
 def report(told: dict[str, Any]) -> None:
     ours, plain = told["ours"], told["plain"]
     arms = [scored(ours["points"]), scored(plain)]
-    volumes = [hypervolume(np.array([[p.right.mean(), p.survived.mean()] for p in points])) for points in arms]
+    volumes = [volume(np.array([[p.right.mean(), p.survived.mean()] for p in points])) for points in arms]
     drawn = bootstrapped(arms)
     others = ("textattack", "textattack, short", "engine")
     own = sum(seconds for p in plain for stage, seconds in p["seconds"].items() if stage not in others)
@@ -393,7 +400,7 @@ def searched(surrogate: Surrogate, name: str, sampler: str, seed: int, n_points:
         return [float(v) for v in seen[-1]]
 
     def scores(spent: float) -> None:
-        path.append((spent, hypervolume(np.array(true)[on_front(np.array(seen))])))
+        path.append((spent, volume(np.array(true)[on_front(np.array(seen))])))
 
     with TemporaryDirectory(prefix="robusweep-surrogate-") as folder:
         file = recipe_in(Path(folder), n_trials=n_points // N_WEIGHTS, sampler=sampler)
@@ -436,10 +443,8 @@ def suggested(trial: Any) -> dict[str, Any]:
 
 def on_front(values: NDArray[np.float64]) -> Marks:
     """Which rows no other row beats."""
-    no_better = np.all(values[:, None] <= values[None], axis=2)
-    worse = np.any(values[:, None] < values[None], axis=2)
-    found: Marks = ~np.any(no_better & worse, axis=1)
-    return found
+    ranks: NDArray[np.int64] = np.array(pareto_ranks(values.tolist(), GOALS))
+    return np.equal(ranks, 1)
 
 
 def surrogate_part(asked: argparse.Namespace, told: dict[str, Any] | None) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fresh_process import ASK
 from pydantic import TypeAdapter
 
 from robusweep import defended
@@ -57,23 +58,6 @@ MIXES: dict[str, dict[str, Any]] = {
 }
 TEXTS = ["the film was truly splendid", "dreadful", "the plot was dreadful and the music was truly splendid " * 6, ""]
 POINTS = [*MIXES, "pfeiffer"]
-ASK = """
-import json, sys
-
-sys.modules["robusweep"] = None  # can't be imported
-texts, found = json.loads(sys.argv[1]), []
-for folder in sys.argv[2:]:
-    sys.path.insert(0, folder)
-    from robusweep_model import load
-
-    model = load(folder)
-    logits, weights = model.logits(texts)
-    labels, probabilities, _ = model(texts)
-    found.append([logits.tolist(), None if weights is None else weights.tolist(), labels, probabilities.tolist()])
-    for name in [name for name in sys.modules if name.partition(".")[0] == "robusweep_model"]:
-        del sys.modules[name]
-print(json.dumps(found))
-"""
 
 
 @dataclass(frozen=True)
