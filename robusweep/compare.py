@@ -11,7 +11,7 @@ from robusweep.assignment import trial_id
 from robusweep.attacks import attack_kinds
 from robusweep.errors import MissingError, UsageError, nearest
 from robusweep.front import UNDER_ATTACK, Point
-from robusweep.record import AttackOutcome, PointRecord, TrialRecord, read_outcomes, read_trials
+from robusweep.record import AttackOutcome, PointRecord, TrialRecord, read_clean, read_outcomes, read_trials
 from robusweep.reference import (
     HELD_OUT_ROBUST,
     ROBUST,
@@ -23,12 +23,14 @@ from robusweep.reference import (
 from robusweep.scores import Comparison, Rate, holm
 from robusweep.sweep.status import find_run, read_points
 
+CLEAN = "clean_accuracy"
 Suite = Mapping[str, Sequence[AttackOutcome]]  # attack -> what it did to each example
 
 
 @dataclass(frozen=True)
 class Compared:
-    """``rows`` by metric: robust accuracy under known and under held-out attacks, then accuracy under each attack."""
+    """``rows`` by metric: clean accuracy on the validation texts, robust accuracy under known and under held-out
+    attacks, then accuracy under each attack, on the attacked ones."""
 
     first: str
     second: str
@@ -71,6 +73,8 @@ def compare(root: Path, first: str, second: str) -> Compared:
     rows = _comparisons(_outcomes(one), _outcomes(two), known=one.point.attacks)
     if ROBUST not in rows:
         raise UsageError(f"{one.name} and {two.name} share no attacked example")
+    clean = _clean(*((scored.folder / "attacks", scored.point.id) for scored in (one, two)))
+    rows = ({CLEAN: clean} if clean else {}) | rows
     return Compared(one.name, two.name, hashes[0], rows[ROBUST].first.n, rows)
 
 
@@ -88,7 +92,7 @@ def against_reference(run_dir: Path, points: Sequence[Point], values: Mapping[st
                 AgainstReference(
                     point=point.id,
                     reference=other.id,
-                    clean=_clean(one, two),
+                    clean=_clean(*((_folder(run_dir, p), p.id) for p in (point, other))) or _clean_attacked(one, two),
                     comparisons=_comparisons(one, two, known=point.attacks),
                 )
             )
@@ -103,9 +107,13 @@ def against_reference(run_dir: Path, points: Sequence[Point], values: Mapping[st
     )
 
 
+def _folder(run_dir: Path, point: Point) -> Path:
+    return run_dir / "trials" / trial_id(point.trial) / "attacks"
+
+
 def _suite(run_dir: Path, point: Point) -> Suite:
     """What each attack did to a point; nothing at all where the outcomes of one of them are gone."""
-    folder = run_dir / "trials" / trial_id(point.trial) / "attacks"
+    folder = _folder(run_dir, point)
     found = {kind: read_outcomes(folder / f"{point.id}.{kind}.jsonl") for kind in [*point.attacks, *point.held_out]}
     return found if all(found.values()) else {}
 
@@ -126,8 +134,17 @@ def _turning(kinds: Collection[str]) -> list[str]:
     return [kind for kind in kinds if kind not in known or known[kind].goal == "change_label"]
 
 
-def _clean(one: Suite, two: Suite) -> Comparison | None:
-    """Who is right before any attack, on the examples of the first attack that both have met."""
+def _clean(one: tuple[Path, str], two: tuple[Path, str]) -> Comparison | None:
+    """Who is right before any attack, on all validation texts; each is a folder and a point whose marks lie there.
+
+    None where they are gone, as in runs of earlier versions.
+    """
+    first, second = (read_clean(*each) for each in (one, two))
+    return Comparison.of(first, second) if first and second and len(first) == len(second) else None
+
+
+def _clean_attacked(one: Suite, two: Suite) -> Comparison | None:
+    """The same, on the examples of the first attack that both have met."""
     kind = next((kind for kind in one if kind in two), None)
     met = _met([one[kind], two[kind]]) if kind else []
     if kind is None or not met:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robusweep.front import Point
-from robusweep.record import read_outcomes
+from robusweep.record import read_clean, read_outcomes
 from robusweep.seeds import generator
 
 N_DRAWS = 1000
@@ -51,9 +51,8 @@ def on_front(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray
 def _right(run_dir: Path, point: Point) -> tuple[list[bool], list[bool]] | None:
     """(right on each validation text, and right under every known attack on each attacked one)."""
     folder = run_dir / "trials" / f"t{point.trial:03d}" / "attacks"
-    path = folder / f"{point.id}.clean.txt"
+    clean = read_clean(folder, point.id)
     suites = [read_outcomes(folder / f"{point.id}.{kind}.jsonl") for kind in point.attacks]
-    if not path.is_file() or not all(suites) or len({len(suite) for suite in suites}) != 1:
+    if clean is None or not all(suites) or len({len(suite) for suite in suites}) != 1:
         return None
-    clean = [mark == "1" for mark in path.read_text(encoding="utf-8").strip()]
     return clean, [all(o.status == "survived" for o in row) for row in zip(*suites, strict=True)]

@@ -382,6 +382,12 @@ def read_outcomes(path: Path) -> list[AttackOutcome]:
         return []
 
 
+def read_clean(folder: Path, point_id: str) -> list[bool] | None:
+    """Whether a point was right about each validation text, in order; None when the file is not there."""
+    path = folder / f"{point_id}.clean.txt"
+    return [mark == "1" for mark in path.read_text(encoding="utf-8").strip()] if path.is_file() else None
+
+
 def read_trials(run_dir: Path) -> list[TrialRecord]:
     """Every trial record below ``run_dir``, by number. Raises ``MissingError`` naming a file that is none."""
     return sorted(map(read_trial, run_dir.glob("trials/*/record.json")), key=lambda record: record.number)

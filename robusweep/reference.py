@@ -16,8 +16,8 @@ class AgainstReference(Spec):
     """One point and the reference point that it is compared with, on the examples that both have met.
 
     ``comparisons``: ``ROBUST``, ``HELD_OUT_ROBUST`` and ``accuracy_under_attack.<attack>``, as far as there are
-    examples for them. ``clean``: right before any attack, on attacked examples only. ``holm_p_value``: that of robust
-    accuracy, corrected for all rows of the table.
+    examples for them. ``clean``: right before any attack, on all validation texts, or on the attacked ones where no
+    more was kept. ``holm_p_value``: that of robust accuracy, corrected for all rows of the table.
     """
 
     point: str

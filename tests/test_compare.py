@@ -97,6 +97,18 @@ def test_every_other_point_is_compared_example_by_example(tmp_path: Path, points
     assert [row.holm_p_value for row in table.rows] == holm([row.comparisons[ROBUST].p_value for row in table.rows])
 
 
+def test_clean_accuracy_is_compared_on_all_validation_texts_where_they_were_kept(
+    tmp_path: Path, points: list[Point]
+) -> None:
+    for number, marks in ((0, "1101100000"), (1, "1111000000")):
+        (tmp_path / f"trials/t00{number}/attacks/t00{number}.00.clean.txt").write_text(f"{marks}\n")
+    row, other = against_reference(tmp_path, points, VANILLA).rows
+    assert row.clean is not None
+    assert (row.clean.first.n, row.clean.n_only_first, row.clean.n_only_second) == (10, 1, 1)
+    assert other.clean is not None
+    assert other.clean.first.n == 6, "its marks are gone: the attacked examples are left"
+
+
 def test_held_out_robust_accuracy_is_over_the_attacks_that_turn_predictions(
     tmp_path: Path, points: list[Point]
 ) -> None:

@@ -19,7 +19,7 @@ LAYERS = {
     2: "yaml_source recipe space space_check",
     3: "assignment lent defended ground ticketed pruned shipping standalone "
     "onnx_folder costs scoring trained trial tracking evaluate predict",
-    4: "sweep report catalogue pilot plan compare restored confirm export",
+    4: "sweep report catalogue micro_benchmark pilot plan compare restored confirm export",
     5: "cli display __main__",
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}

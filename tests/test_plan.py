@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from robusweep import plan as planning
-from robusweep.pilot import Pilot, assignments
+from robusweep.pilot import Pilot, Text, Texts, assignments
 from robusweep.recipe import SweepPlan, load_recipe
 from robusweep.record import AdapterRecord, AttackOutcome, AttackScore, PointRecord, TrialRecord
 from robusweep.scores import Rate
@@ -54,7 +55,7 @@ def test_trainings_that_trials_share_are_counted_once(declare: Any, space: str, 
     plan = declare(WEIGHTS + space)
     trials = assignments(plan, plan.recipe, [])
     assert (len(trials), sum(len(trial.points) for trial in trials)) == (6, 18)
-    assert len(planning._distinct(trials)) == n_trainings
+    assert len(planning._trainings(trials)) == n_trainings
 
 
 def test_the_first_trial_of_a_forecast_is_the_sweeps_own(declare: Any, tmp_path: Path) -> None:
@@ -107,12 +108,32 @@ def record(n_points: int) -> TrialRecord:
     )
 
 
-def test_a_pilot_tells_queries_for_each_word_and_seconds_of_attacks_and_of_the_rest() -> None:
-    found = Pilot(record(2), n_examples=1, n_words=8)
-    assert found.queries_per_word() == (30 + 10) / 8
-    assert found.point_seconds() == (5.0, 2.0)
-    assert found.trial_seconds() == 3.0
-    assert found.train_seconds() == {"standard": 10.0, "pgd": 35.0}
+def found(
+    n_points: int, attacked: Sequence[tuple[int, int, int]] = ((8, 1, 40),), n_right: Sequence[int] = (1,)
+) -> Pilot:
+    texts = [Text(n_words=words, n_right=right, n_queries=asked) for words, right, asked in attacked]
+    return Pilot(record(n_points), Texts(attacked=texts, n_right=list(n_right)))
+
+
+def test_a_pilot_tells_seconds_of_a_query_and_of_the_rest() -> None:
+    seen = found(2, attacked=[(8, 2, 80)])
+    assert seen.n_queries == 80
+    assert seen.query_seconds() == 2 * 5.0 / 80
+    assert seen.rest_seconds() == 2.0
+    assert seen.trial_seconds() == 3.0
+    assert seen.train_seconds() == {"standard": 10.0, "pgd": 35.0}
+
+
+def test_a_sweeps_queries_are_those_of_words_that_points_are_right_about() -> None:
+    """Two points; 30 queries for 10 words, so 3 a word. Left: 4 words that both are right about, and 5 of one."""
+    seen = found(2, attacked=[(5, 1, 10), (5, 1, 20), (9, 0, 0)], n_right=[1, 1, 0, 2, 1])
+    told = seen.queries([5, 5, 9, 4, 5], n_points=6)
+    assert told.value == 3 * (30 + 3 * (2 * 4 + 5))
+    assert told.interval is not None
+    assert 3 * (30 + 2 * 13) <= told.interval[0] < told.value < told.interval[1] <= 3 * (30 + 4 * 13)
+    assert found(1).queries([8], n_points=1).interval is None
+    everything = found(1, attacked=[(8, 1, 40), (2, 1, 1)], n_right=[1, 1]).queries([8, 2], n_points=1)
+    assert (everything.value, everything.interval) == (41, (41, 41))
 
 
 class Predicted:
@@ -124,19 +145,24 @@ class Predicted:
 
 def test_predicted_training_is_scaled_by_method_to_what_the_pilot_took(declare: Any) -> None:
     plan = declare(WEIGHTS)
-    trainings = [(plan.recipe, method) for method in plan.recipe.views().values()]
-    measured: Any = Predicted()
-    scaled = planning._scaled({"standard": 40.0, "pgd": 30.0, "vat": 30.0}, Pilot(record(1), 1, 8), trainings, measured)
+    bench: Any = Predicted()
+    scaled = planning._scaled({"standard": 40.0, "pgd": 30.0, "vat": 30.0}, found(1), plan.recipe, bench)
     assert scaled == pytest.approx({"standard": 20.0, "pgd": 105.0, "vat": 45.0})  # vat: as the whole, 45 for 30
 
 
 class Measured(Predicted):
     """A machine on which a query takes a millisecond."""
 
-    query_seconds, bf16 = 0.001, False
+    bf16 = False
 
     def __init__(self, _recipe: Any, _dataset: Any) -> None:
         return None
+
+    def query_seconds(self, _ticket: Any) -> float:
+        return 0.001
+
+    def search_seconds(self, recipe: Any) -> float:
+        return 60.0 if recipe.ticket else 0.0
 
     def training_queries(self, _recipe: Any, _method: Any) -> float:
         return 0.0
@@ -148,9 +174,30 @@ class Measured(Predicted):
 def test_a_forecast_of_a_sweep_that_may_stop_is_an_upper_bound(
     declare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "_Measured", Measured)
+    monkeypatch.setattr(planning, "MicroBenchmark", Measured)
     plan = declare(WEIGHTS)
     assert "upper_bound" not in planning.predict(plan)
-    stopping = planning.predict(load_recipe(tmp_path / "recipe.yaml", ["search.stop={}"]))
+    stopping = planning.predict(load_recipe(tmp_path / "recipe.yaml", ["search.stop={}", "search.early_stopping=mild"]))
     assert "search.stop ends the sweep sooner" in stopping["upper_bound"]
+    assert "search.early_stopping attacks" in stopping["upper_bound"]
     assert stopping["trials"] == 6
+
+
+def test_tickets_of_several_sizes_are_foretold_one_search(declare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "MicroBenchmark", Measured)
+    sizes = ", ".join(f"half{i}: {{kind: early_bird, head_density: 0.{i}}}" for i in range(3, 9))
+    ticket = f"ticket: {{grid: {{{sizes}}}}}\n"
+    told = planning.predict(declare(WEIGHTS + ticket))
+    assert told["ticket_searches"] == 1
+    assert told["search_hours"] == round(60 / 3600, 3)
+    assert told["adapter_trainings"] == 12
+    assert "ticket_searches" not in planning.predict(declare(WEIGHTS))
+
+
+def test_what_pruning_takes_is_said_not_to_be_counted(
+    declare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "MicroBenchmark", Measured)
+    declare(WEIGHTS)
+    plan = load_recipe(tmp_path / "recipe.yaml", ["prune={kind: magnitude, n_texts: 8}"])
+    assert "--pilot" in planning.predict(plan)["not_counted"]

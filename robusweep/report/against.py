@@ -26,6 +26,13 @@ class Cell:
     mark: Literal["", "tinted", "framed"] = ""
 
 
+_ON_ALL = "Clean accuracy is compared on all validation texts."
+_ON_ATTACKED = (
+    "The clean accuracy of all validation texts is not paired: which of them a point got right was not kept, so the two "
+    "rates stand with their own intervals, and the difference is on attacked texts."
+)
+
+
 @dataclass(frozen=True)
 class Column:
     group: str
@@ -52,8 +59,7 @@ def sentences_of(table: ReferenceTable, points: Sequence[Point]) -> list[str]:
         f"Every other point is compared with {table.references[0]}, on the attacked texts that both have met. "
         "Differences are in points, this one minus the reference, with a 95 % interval for pairs (Newcombe) and the "
         "exact p of McNemar's test. A text that is wrong before the attack counts as wrong under it.",
-        "The clean accuracy of all validation texts is not paired: which of them a point gets right is kept for the "
-        "attacked ones only, so the two rates stand with their own intervals, and the difference is on attacked texts.",
+        _ON_ALL if _all_paired(table, points) else _ON_ATTACKED,
         f"{counted(n_robust, 'comparison')} of robust accuracy under known attacks {'is' if n_robust == 1 else 'are'} "
         "made; Holm's p is corrected for all of them. No other p is corrected.",
     ]
@@ -71,6 +77,12 @@ def sentences_of(table: ReferenceTable, points: Sequence[Point]) -> list[str]:
     if empty := [row.point for row in table.rows if not row.comparisons]:
         said.append(f"Not compared, for want of outcomes on the same texts: {', '.join(empty)}.")
     return said
+
+
+def _all_paired(table: ReferenceTable, points: Sequence[Point]) -> bool:
+    """Whether clean accuracy is compared on all validation texts, in every row where it is compared at all."""
+    n = {point.id: point.clean_accuracy.n for point in points}
+    return all(row.clean.first.n == n.get(row.point) for row in table.rows if row.clean is not None)
 
 
 def _stoppers(stopped: Sequence[Stopped]) -> str:
@@ -96,7 +108,7 @@ def columns_of(table: ReferenceTable, points: Sequence[Point], objectives: Seque
 
     clean = [rows[p.id].clean if p.id in rows else None for p in shown]
     found.append(_rates("clean accuracy", [p.clean_accuracy for p in shown]))
-    found += _paired("clean accuracy, attacked texts", clean)
+    found += _paired("clean accuracy" if _all_paired(table, points) else "clean accuracy, attacked texts", clean)
     known = "robust accuracy, known attacks"
     found.append(_rates(known, [p.robust_accuracy for p in shown]))
     found += paired(known, ROBUST)

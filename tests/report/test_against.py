@@ -102,6 +102,17 @@ def test_the_page_compares_every_other_point_with_the_reference(compared: Report
     assert row["under deepwordbug: difference"] == ""
 
 
+def test_clean_accuracy_on_all_texts_stands_beside_its_rate(compared: Report) -> None:
+    table, n = compared["against"], compared["points"][1].clean_accuracy.n
+    whole = Comparison.of([True] * n, [True] * (n - 1) + [False])
+    rows = [row.model_copy(update={"clean": whole}) for row in table.rows]
+    page = html_report(**compared | {"against": table.model_copy(update={"rows": rows})})
+    row = dict(zip(heads_of(page), next(row for row in html_rows(page) if row[0] == rows[0].point), strict=True))
+    assert row["clean accuracy: wrong only here / there"] == "0 / 1"
+    assert "compared on all validation texts" in section(page)
+    assert "was not kept" in section(html_report(**compared))
+
+
 def test_denominators_stand_at_the_head_of_their_columns(compared: Report) -> None:
     shown = section(html_report(**compared))
     assert "difference<small>n = 50</small>" in shown
