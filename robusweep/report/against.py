@@ -28,8 +28,8 @@ class Cell:
 
 _ON_ALL = "Clean accuracy is compared on all validation texts."
 _ON_ATTACKED = (
-    "The clean accuracy of all validation texts is not paired: which of them a point got right was not kept, so the two "
-    "rates stand with their own intervals, and the difference is on attacked texts."
+    "The clean accuracy of all validation texts is not paired: which of them a point got right was not kept, so the "
+    "two rates stand with their own intervals, and the difference is on attacked texts."
 )
 
 

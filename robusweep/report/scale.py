@@ -34,9 +34,10 @@ class Scale:
         power = 10.0 ** math.floor(math.log10(raw))
         return next(f * power for f in (1.0, 2.0, 2.5, 5.0, 10.0) if f * power >= raw * (1 - 1e-9))
 
-    def ticks(self, n_ticks: int = 6) -> list[tuple[float, str]]:
-        """(value, text) pairs; rates as percent without the sign, and never outside [0, 100]."""
+    def ticks(self, n_ticks: int = 6, *, whole: bool = False) -> list[tuple[float, str]]:
+        """(value, text) pairs; rates as percent without the sign, and never outside [0, 100]. ``whole``: of counts."""
         step, factor = self.step(n_ticks), 100.0 if self.is_rate else 1.0
+        step = math.ceil(step) if whole else step
         shown = step * factor
         digits = next(d for d in range(16) if abs(round(shown, d) - shown) <= 1e-6 * shown)
         values = [i * step for i in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)]

@@ -104,7 +104,7 @@ def _distance_panel(group: Sequence[Ticketed], names: Mapping[int, str], x: Scal
     heads, neurons = (share_text(density) for density in first.density)
     ids = ", ".join(one.id for one in group)
     caption = f"{ids}: {names[first.trial.number]}, {heads} of heads, {neurons} of neurons"
-    body = _grid(x, y, "gap of the search")
+    body = _grid(x, y, "gap of the search", whole=True)
     if (limit := _threshold(first)) is not None:
         body.append(f'<path class="threshold" d="M{LEFT} {y(limit):.1f}H{RIGHT}"/>')
     if first.ticket.gap is not None:
@@ -146,9 +146,9 @@ def _threshold(one: Ticketed) -> float | None:
     return float(limit) if isinstance(limit, int | float) else None
 
 
-def _grid(x: Scale, y: Scale, name: str) -> list[str]:
+def _grid(x: Scale, y: Scale, name: str, *, whole: bool = False) -> list[str]:
     parts = [f'<path class="axis" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>']
-    for value, text in x.ticks(6):
+    for value, text in x.ticks(6, whole=whole):
         parts.append(f'<text x="{x(value):.1f}" y="{BOTTOM + 17}" text-anchor="middle">{text}</text>')
     for value, text in y.ticks(5):
         parts.append(f'<path class="grid" d="M{LEFT} {y(value):.1f}H{RIGHT}"/>')

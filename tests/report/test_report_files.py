@@ -141,6 +141,13 @@ def test_the_overlap_is_counted_from_the_intervals(points: list[Point], sweep: R
     assert f"in robust accuracy for {n}," in (overlap_sentence(points, sweep["objectives"]) or "")
 
 
+def test_counts_have_no_ticks_between_them() -> None:
+    for last in range(2, 40):
+        texts = [text for _, text in Scale.over((1.0, last), 0, 100, is_rate=False).ticks(whole=True)]
+        assert texts
+        assert all(text.isdigit() for text in texts)
+
+
 @pytest.mark.parametrize("values", [[], [0.5], [0.5, 0.5], [0.0, 1.0], [0.931, 0.934], [3.0, 90000.0]])
 @pytest.mark.parametrize("is_rate", [True, False])
 def test_a_scale_holds_its_values_and_has_ticks_with_distinct_texts(values: list[float], is_rate: bool) -> None:
