@@ -1,6 +1,7 @@
 """What a sweep costs for the front that it finds: robusweep's beside a plain Ray Tune and Optuna sweep.
 
     python bench/sweep.py --parts real --out sweep.json       # an hour on a core
+    python bench/sweep.py --parts arms                        # half an hour
     python bench/sweep.py --parts surrogate overhead          # two minutes; --out takes the surrogate from a file
 
 ``real``: BBC News, MiniLM, a clean and an adversarial LoRA adapter, their mixing weight, the perturbation radius and
@@ -15,6 +16,10 @@ bfloat16 where that pays, so a few attacks end otherwise than TextAttack's.
 
 ``surrogate``: samplers on a smooth model of the points that ``real`` has recorded, with its costs: one weight a trial,
 or all weights of a trained set. Fronts are chosen on rates drawn as binomials, and judged by the model's own values.
+
+``arms``: robusweep's own ways to search on the real task, each a sweep of ``--real-trials`` trials with a cache of its
+own: random, TPE and NSGA-II with all weights of a trained set; TPE with a race inside each trial, and with early
+stopping over all trials.
 
 ``overhead``: CPU seconds for asking and telling one trial: Optuna alone, and the driver's study.
 """
@@ -235,12 +240,15 @@ def plain_sweep(root: Path, n_points: int, n_examples: int) -> list[dict[str, An
 
 
 # ------------------------------------------------------------------------------------------- robusweep's sweep
-def expanded_sweep(root: Path, n_trials: int, n_examples: int) -> dict[str, Any]:
-    """(points, CPU seconds of the worker from its start, of the driver)."""
+def expanded_sweep(root: Path, n_trials: int, n_examples: int, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Points, CPU seconds of the worker from its start, of the driver, and what trainings and attacks took.
+
+    A point that was stopped early keeps no marks of texts: it can't be on the front.
+    """
     from robusweep.record import read_outcomes
     from robusweep.sweep.run import run_sweep
 
-    plan = load_recipe(recipe_in(root, n_trials=n_trials, n_examples=n_examples), [])
+    plan = load_recipe(recipe_in(root, n_trials=n_trials, n_examples=n_examples), list(overrides))
     before = _cpu()
     done = run_sweep(plan, root=root, say=partial(print, file=sys.stderr), track=False)
     driver, worker = (after - b for after, b in zip(_cpu(), before, strict=True))
@@ -248,6 +256,8 @@ def expanded_sweep(root: Path, n_trials: int, n_examples: int) -> dict[str, Any]
     for record in done.records:
         folder = done.run_dir / "trials" / f"t{record.number:03d}" / "attacks"
         for point in record.points:
+            if point.stopped is not None:
+                continue
             stood: Marks = np.ones(n_examples, dtype=bool)
             for kind in point.attacks:
                 rows = read_outcomes(folder / f"{point.id}.{kind}.jsonl")
@@ -257,7 +267,41 @@ def expanded_sweep(root: Path, n_trials: int, n_examples: int) -> dict[str, Any]
             points.append({"params": record.params | point.params, "right": right, "survived": survived})
     trained = sum(adapter.train_seconds for record in done.records for adapter in record.adapters if not adapter.cached)
     n_queries = sum(score.n_queries for record in done.records for p in record.points for score in p.attacks.values())
-    return {"points": points, "worker": worker, "driver": driver, "trained": trained, "n_queries": n_queries}
+    n_points = sum(len(record.points) for record in done.records)
+    return {
+        "points": points,
+        "n_points": n_points,
+        "worker": worker,
+        "driver": driver,
+        "trained": trained,
+        "n_queries": n_queries,
+    }
+
+
+ARMS = {
+    "random": ["search.sampler={kind: random}"],
+    "TPE": [],
+    "NSGA-II": ["search.sampler={kind: nsga2, population_size: 4}"],
+    "TPE, race": ["attacks.race={}"],
+    "TPE, early stopping": ["search.early_stopping={kind: halving, rungs: [0.25, 0.5], min_points: 5}"],
+}
+
+
+def arms(asked: argparse.Namespace) -> None:
+    """One table row for each way to search; hypervolumes are bootstrapped over the same texts."""
+    found = {}
+    for name, overrides in ARMS.items():
+        with TemporaryDirectory(prefix="robusweep-sweep-") as folder:
+            found[name] = expanded_sweep(Path(folder), asked.real_trials, asked.examples, overrides)
+    drawn = bootstrapped([scored(one["points"]) for one in found.values()])
+    reference = list(found).index("TPE")
+    print(f"{'':22} {'points':>6} {'whole':>6} {'queries':>8} {'CPU s':>7} {'training':>8}  hypervolume, less TPE's")
+    for i, (name, one) in enumerate(found.items()):
+        value = volume(np.array([[p.right.mean(), p.survived.mean()] for p in scored(one["points"])]))
+        low, high = np.percentile(drawn[:, i], [2.5, 97.5])
+        least, most = np.percentile(drawn[:, i] - drawn[:, reference], [2.5, 97.5])
+        print(f"{name:22} {one['n_points']:6} {len(one['points']):6} {one['n_queries']:8} {one['worker']:7.0f} "
+              f"{one['trained']:8.0f}  {value:.3f} [{low:.3f}, {high:.3f}] [{least:+.3f}, {most:+.3f}]")  # fmt: skip
 
 
 def _cpu() -> tuple[float, float]:
@@ -494,10 +538,11 @@ def overhead(n_trials: int) -> None:
 def main() -> None:
     """Read the command line and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("real", "surrogate", "overhead")
-    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    parts = ("real", "arms", "surrogate", "overhead")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=["real", "surrogate", "overhead"])
     parser.add_argument("--points", type=int, default=10, help="of real; a multiple of 5")
     parser.add_argument("--examples", type=int, default=24, help="attacked texts of real")
+    parser.add_argument("--real-trials", type=int, default=6, help="of arms")
     parser.add_argument("--budget", type=int, default=60, help="points of a surrogate's sweep")
     parser.add_argument("--seeds", type=int, default=20, help="of surrogate")
     parser.add_argument("--trials", type=int, default=100, help="of overhead")
@@ -509,6 +554,8 @@ def main() -> None:
     elif asked.out and asked.out.is_file():
         told = json.loads(asked.out.read_text())
         report(told)
+    if "arms" in asked.parts:
+        arms(asked)
     if "surrogate" in asked.parts:
         surrogate_part(asked, told)
     if "overhead" in asked.parts:
