@@ -18,7 +18,7 @@ from robusweep import cli
 from robusweep import model as model_stage
 from robusweep.assignment import Assignment, PointPlan, single_assignment
 from robusweep.errors import EmptyFrontError, MissingError, StageError, UsageError
-from robusweep.export import export
+from robusweep.export import _largest, export
 from robusweep.front import Objective, Point, assess
 from robusweep.mixing import Fixed, TrainedSet
 from robusweep.pick import pick
@@ -249,6 +249,20 @@ def test_weights_that_are_not_those_that_were_scored_are_refused_and_leave_nothi
     with pytest.raises(MissingError, match=r"clean\.safetensors can't be read"):
         export(tmp_path, "lora", "t000.00", out=tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize(
+    ("reach", "difference", "is_same"),
+    [(0.5, 0.9e-5, True), (0.5, 2e-5, False), (4.0, 2e-5, True), (4.0, 5e-5, False), (4.0, float("nan"), False)],
+)
+def test_logits_may_differ_by_what_float32_rounds(reach: float, difference: float, is_same: bool) -> None:
+    expected = np.array([[reach, -0.1], [0.2, 0.3]])
+    found = expected + np.array([[0.0, difference], [0.0, 0.0]])
+    if is_same:
+        assert _largest(found, expected) == pytest.approx(difference, rel=1e-6)
+    else:
+        with pytest.raises(StageError, match="answers otherwise"):
+            _largest(found, expected)
 
 
 def test_a_folder_that_answers_otherwise_is_refused_and_leaves_nothing(

@@ -162,7 +162,9 @@ def test_the_folder_answers_without_robusweep_as_the_scored_point_did(
     project: Path, exported: dict[str, Exported], point: str
 ) -> None:
     found = exported[point]
-    np.testing.assert_allclose(found.logits, scored_logits(project, point), atol=1e-6, rtol=1e-6)
+    expected = scored_logits(project, point)
+    n_passes = 3 if point == "emulated" else 1  # whose rounding adds up
+    np.testing.assert_allclose(found.logits, expected, rtol=0, atol=n_passes * 1e-6 * np.abs(expected).max())
     assert found.shipped.largest_difference <= 1e-5
     assert (found.weights is not None) is (point == "by_text")
     assert found.labels == [("bad", "good")[i] for i in found.logits.argmax(axis=1)]
