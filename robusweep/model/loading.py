@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robusweep.errors import MissingError
+from robusweep.memory import keep_few_kernels
 from robusweep.model.encoder import EMBEDDED, BaseEncoder, check_classifier, embedded_folder
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def _read(source: str, config: Any, **options: Any) -> tuple[Any, Any, dict[str,
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source)
+    keep_few_kernels()
     network, found = AutoModelForSequenceClassification.from_pretrained(
         source,
         config=config,
