@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--pilot", type=int, default=40, help="examples that the first trial is tried on")
     parser.add_argument("--root", type=Path)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     with TemporaryDirectory(prefix="robusweep-plan-") as folder:
         root = given.root or Path(folder)
         plan = load_recipe(given.recipe, given.overrides)
