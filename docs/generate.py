@@ -320,12 +320,16 @@ MEANINGS = {
     "Saturation.min_gain": "Fraction by which the hypervolume has to grow for the sweep to go on.",
     "Saturation.trials": "Completed trials that have to bring it.",
     "Search.budget": "When the sweep ends.",
-    "Search.early_stopping": "Stop attacking points that fall behind those of all trials: `off`, `mild`, `strong`, or "
-    "a block (below); null is `off`. May be changed between two starts of a run; what was stopped stays so. Not "
-    "together with `attacks.replay`.",
+    "Search.early_stopping": "Stop points that fall behind those of all trials: `off`, `mild`, `strong`, or a block "
+    "(below), which may stop their training, too; null is `off`. May be changed between two starts of a run; what was "
+    "stopped stays so. Not together with `attacks.replay`.",
     "Halving.kind": "The rule.",
     "Halving.rungs": "Where points are compared: numbers of attacked examples, or fractions of `attacks.n_examples`; "
-    "increasing.",
+    "increasing. Empty: points are stopped at `epochs` alone.",
+    "Halving.epochs": "Where points are compared before they are trained to the end: numbers of epochs, or fractions "
+    "of each method's `n_epochs`; increasing. Empty: only whole ones are compared.",
+    "Halving.epoch_examples": "Examples that are attacked at each of `epochs`, the first ones; at most "
+    "`attacks.n_examples`.",
     "Halving.eta": "The best 1/eta of the points that have been at a rung go on, and their front.",
     "Halving.min_points": "Points that have to reach a rung before any is stopped there.",
     "Search.reference": "Searched keys with listed values. Reports compare every other point with the one that has "
@@ -348,6 +352,8 @@ MEANINGS = {
     "Resources.gpus": "GPUs of one trial; fractions are allowed. Counted by Ray only.",
     "Resources.max_concurrent": "Trials at once; null takes what the machine or cluster holds.",
     "Resources.device": "`auto`: CUDA where there is one, else the CPU.",
+    "Resources.storage": "A URL at which cache and records are also kept: `s3://`, `gs://`, `file:///` and whatever "
+    "fsspec knows, once its package is installed. Null keeps them below `--root` alone.",
     "Resources.precision": "`auto`: bfloat16 where the hardware has it natively, else float32. Successes of an attack "
     "and clean accuracy are always decided in float32.",
     "Dimension.choice": "One of the values, chosen by the sampler: a list, or a block of named blocks.",

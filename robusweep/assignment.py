@@ -38,7 +38,7 @@ class Assignment(Spec):
     params: dict[str, Any]  # searched values that training depends on
     points: list[PointPlan]
     stand_ins: list[StandIn] = []
-    root: str  # folder that holds runs/ and cache/, seen by every worker
+    root: str  # folder that holds runs/ and cache/: seen by every worker, or with a store one on each machine
 
     @property
     def trial_dir(self) -> Path:

@@ -3,6 +3,8 @@
 An entry is a folder ``<root>/<stage>/<digest>``. It is made under a temporary name and renamed when whole; a manifest
 holds the checksum of each file, verified when read. A lock file per entry lets one process compute while others wait;
 the lock goes with its process, so a kill leaves nothing stale. A corrupt entry is set aside, reported and made again.
+With a store, what is not here is looked for there first, and what was made is pushed. No lock reaches that far: two
+machines may make the same entry at once, and the copy that is whole first stays in the store.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,15 +26,17 @@ from pydantic import ValidationError
 
 from robusweep.record import AttackOutcome, write_json
 from robusweep.spec import canonical_json, digest_of
+from robusweep.storage import MANIFEST, Store, checksum_of
 
-MANIFEST = "manifest.json"
+PUSH_SECONDS = 60.0  # between two pushes of outcomes while an attack runs
 
 
 class Cache:
-    """Stage results below ``root``."""
+    """Stage results below ``root``; with a ``store``, also in it."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, store: Store | None = None) -> None:
+        self.root, self._store = root, store
+        self._kept: set[Path] = set()  # entries that are known to be in the store
 
     def get_or_make(self, stage: str, key: dict[str, Any], make: Callable[[Path], None]) -> tuple[Path, bool]:
         """(the entry's folder, whether it was there already). ``make`` fills an empty folder; it runs at most once.
@@ -40,27 +45,48 @@ class Cache:
         """
         entry = self.root / stage / digest_of(key)
         with _locked(entry.parent / f".{entry.name}.lock"):
-            if self._intact(entry):
-                return entry, True
-            for left in entry.parent.glob(f".{entry.name}.*/"):  # by a process that was killed while it made this entry
-                shutil.rmtree(left)
-            temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}."))
-            try:
-                make(temporary)
-                files = {p.name: _checksum(p) for p in sorted(temporary.iterdir())}
-                write_json(temporary / MANIFEST, {"key": key, "files": files})
-                temporary.rename(entry)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
-        return entry, False
+            cached = self._intact(entry) or self._fetched(entry)
+            if not cached:
+                self._make(entry, key, make)
+        self._keep(entry)
+        return entry, cached
+
+    def _make(self, entry: Path, key: dict[str, Any], make: Callable[[Path], None]) -> None:
+        for left in entry.parent.glob(f".{entry.name}.*/"):  # by a process that was killed while it made this entry
+            shutil.rmtree(left)
+        with _temporary(entry) as temporary:
+            make(temporary)
+            files = {p.name: checksum_of(p) for p in sorted(temporary.iterdir())}
+            write_json(temporary / MANIFEST, {"key": key, "files": files})
+            if self._store is not None:
+                self._store.owe(_key(entry))
+            temporary.rename(entry)
+
+    def _fetched(self, entry: Path) -> bool:
+        """Whether the store had the entry, which is then here."""
+        store = self._store
+        if store is None:
+            return False
+        with _temporary(entry) as temporary:
+            manifest = store.attempt(lambda: store.fetch_folder(_key(entry), temporary))
+            if manifest is None:
+                return False
+            write_json(temporary / MANIFEST, manifest)
+            temporary.rename(entry)
+        self._kept.add(entry)
+        return True
+
+    def _keep(self, entry: Path) -> None:
+        """Push an entry, once; also what was here before there was a store."""
+        if self._store is not None and entry not in self._kept and self._store.keep(_key(entry)):
+            self._kept.add(entry)
 
     def _intact(self, entry: Path) -> bool:
         if not entry.is_dir():
             return False
         try:
             files = json.loads((entry / MANIFEST).read_text())["files"]
-            wrong = [name for name, checksum in files.items() if _checksum(entry / name) != checksum]
+            wrong = [name for name, checksum in files.items() if checksum_of(entry / name) != checksum]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:  # JSON of any shape may stand there
             wrong = [f"{MANIFEST} ({type(e).__name__})"]
         if not wrong:
@@ -77,15 +103,28 @@ class Cache:
     def outcomes(self, key: dict[str, Any]) -> Iterator[OutcomeLog]:
         """The outcomes of one attack on one victim, appended example by example; held by one process at a time."""
         path = self.root / "attack" / f"{digest_of(key)}.jsonl"
+        store = self._store
         with _locked(path.with_name(f".{path.name}.lock")):
-            yield OutcomeLog(path)
+            if store is None:
+                yield OutcomeLog(path)
+                return
+            is_there = store.attempt(lambda: store.grow(_key(path)))
+            log = OutcomeLog(path, push=lambda: store.keep(_key(path)), is_pushed=bool(is_there))
+            try:
+                yield log
+            finally:
+                log.push()
 
 
 class OutcomeLog:
-    """Attack outcomes as checksummed JSON lines. A torn or damaged line is dropped: its example is attacked again."""
+    """Attack outcomes as checksummed JSON lines. A torn or damaged line is dropped: its example is attacked again.
 
-    def __init__(self, path: Path) -> None:
+    ``push`` is called now and then while outcomes come in. ``is_pushed``: it need not be for those that are there.
+    """
+
+    def __init__(self, path: Path, push: Callable[[], object] | None = None, *, is_pushed: bool = True) -> None:
         self.path = path
+        self._push, self._is_pushed, self._tried = push, is_pushed, time.monotonic()
         self.done: dict[str, AttackOutcome] = {}
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         for line in text.split("\n"):  # splitlines would also split at U+2028 and the like inside a text
@@ -100,6 +139,16 @@ class OutcomeLog:
         body = canonical_json(outcome.model_dump(mode="json"))
         self._append(f"{hashlib.sha256(body.encode()).hexdigest()[:12]} {body}\n")
         self.done[outcome.example_id] = outcome
+        self._is_pushed = False
+        if time.monotonic() - self._tried >= PUSH_SECONDS:
+            self.push()
+
+    def push(self) -> None:
+        """Have outcomes pushed that were not, where they have somewhere to go."""
+        if self._push is not None and not self._is_pushed and self.path.is_file():
+            self._push()
+            self._is_pushed = True
+        self._tried = time.monotonic()
 
     def _append(self, text: str) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -118,9 +167,19 @@ def _parsed(line: str) -> AttackOutcome | None:
         return None
 
 
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _key(path: Path) -> str:
+    """An entry's, or a log's, name in the store: ``cache/<stage>/<name>``."""
+    return f"cache/{path.parent.name}/{path.name}"
+
+
+@contextmanager
+def _temporary(entry: Path) -> Iterator[Path]:
+    """A folder beside the entry, which is gone afterwards unless it has become the entry."""
+    folder = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}."))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

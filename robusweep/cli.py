@@ -361,6 +361,7 @@ def status(name: RunName, root: Root = HERE, as_json: AsJson = False) -> None:
         f"{found.name}: {'running' if found.running else 'not running'}, {len(found.trials)}{of} trials begun, ", end=""
     )
     saved = f", about {found.n_queries_saved:,} queries saved" if found.n_queries_saved else ""
+    saved += f", {found.n_epochs_saved:,} epochs of training saved" if found.n_epochs_saved else ""
     stopped = f", {found.n_stopped} stopped early{saved}" if found.n_stopped else ""
     infeasible = f", {found.n_infeasible} miss a constraint" if found.n_infeasible else ""
     print(f"{found.n_points} points, {found.n_front} on the front{infeasible}{stopped}")

@@ -61,7 +61,7 @@ def compare(root: Path, first: str, second: str) -> Compared:
     """Compare two points, each named ``RUN/POINT``; the point may be ``knee``.
 
     Of a point that was stopped early, the examples it has met are compared. Raises ``UsageError`` for names that are
-    not there and for points of different protocols, ``MissingError`` for outcomes that are gone.
+    not there, for points of different protocols and for half-trained ones, ``MissingError`` for outcomes that are gone.
     """
     one, two = _scored(root, first), _scored(root, second)
     hashes = [one.trial.protocol_hash, two.trial.protocol_hash]
@@ -79,7 +79,11 @@ def compare(root: Path, first: str, second: str) -> Compared:
 
 
 def against_reference(run_dir: Path, points: Sequence[Point], values: Mapping[str, Any]) -> ReferenceTable:
-    """Every point of a run that has not these values, compared with one that has; what lacks outcomes stays empty."""
+    """Every point of a run that has not these values, compared with one that has; what lacks outcomes stays empty.
+
+    Points that were stopped before their training was over are left out.
+    """
+    points = [point for point in points if not point.half_trained]
     references = references_in(points, values)
     ids = [point.id for point in references]
     suites = {point.id: _suite(run_dir, point) for point in points} if references else {}
@@ -184,6 +188,8 @@ def _scored(root: Path, named: str) -> _Scored:
             hint=f"did you mean {near!r}?" if near else f"robusweep pareto {run} --all lists them",
         )
     trial, point = found[name]
+    if point.stopped is not None and point.stopped.in_training:
+        raise UsageError(f"{named} was stopped {point.stopped.when}: there is no trained model of it to compare")
     return _Scored(f"{run_dir.name}/{name}", run_dir / "trials" / trial_id(trial.number), trial, point)
 
 

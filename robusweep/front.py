@@ -97,6 +97,11 @@ class Point(Spec):
     run_id: str | None = None
     protocol_hash: str
 
+    @property
+    def half_trained(self) -> bool:
+        """Whether it was stopped before its adapters were whole, so that its rates are none of its configuration's."""
+        return self.stopped is not None and self.stopped.in_training
+
 
 def with_stand_ins(wanted: Sequence[T], stand_ins: Sequence[StandIn]) -> list[T]:
     """Objectives or constraints that name an attack, named after what really ran in its place."""
@@ -193,6 +198,12 @@ def nearest_to_feasible(points: Sequence[Point]) -> str | None:
         return None
     nearest = min(whole, key=lambda point: (point.pareto_rank, point.id))
     return f"no point meets the constraints; {nearest.id} is nearest: {', '.join(nearest.violated)}"
+
+
+def n_epochs_saved(points: Sequence[Point]) -> int:
+    """Epochs of training that early stopping has saved; what all points of a trial say counts once."""
+    saved = {p.trial: p.stopped.n_epochs_saved or 0 for p in points if p.stopped and p.stopped.n_epochs_saved}
+    return sum(saved.values())
 
 
 SHORT = {"weight": "l", "radius": "eps", "rank": "r", "learning_rate": "lr", "n_epochs": "ep", "n_steps": "k"}

@@ -49,6 +49,10 @@ class Progress:
             into = self.seconds if seconds is None else seconds
             into[name] = into.get(name, 0.0) + time.perf_counter() - began
 
+    def add(self, name: str, seconds: float) -> None:
+        """Seconds of a stage of the trial that were timed elsewhere."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
 
 def read_share(folder: Path) -> tuple[str, float] | None:
     """What a trial in this folder is at, and how much of it is done; None when it has not said so of late."""

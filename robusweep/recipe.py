@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from robusweep.adapters import AnyAdapter
 from robusweep.attacks import Attack, AttackEntry, attack_kinds
@@ -22,7 +22,7 @@ from robusweep.model import BaseEncoder, Precision
 from robusweep.pruning import AnyPruning
 from robusweep.race import Race
 from robusweep.space import SearchSpace, Value, load_space
-from robusweep.space_check import check_reference, check_space
+from robusweep.space_check import check_reference, check_rungs_of_epochs, check_space
 from robusweep.spec import Spec, digest_of
 from robusweep.tickets import AnyTicket
 from robusweep.training import AnyTraining
@@ -225,7 +225,8 @@ class Resources(Spec):
     """Where trials run. ``cpus`` and ``gpus`` are per trial and may be fractions; one thread per whole CPU.
 
     ``max_concurrent``: how many trials run at once; null takes what the machine holds. ``precision: auto`` uses
-    bfloat16 where the hardware has it and float32 elsewhere.
+    bfloat16 where the hardware has it and float32 elsewhere. ``storage``: a URL that cache and records are also kept
+    at, so that machines without a common disk share them, and a lost one loses nothing that is finished.
     """
 
     executor: Literal["ray", "local"] = "ray"
@@ -234,6 +235,27 @@ class Resources(Spec):
     max_concurrent: int | None = Field(None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "auto"
+    storage: str | None = None
+
+    @field_validator("storage")
+    @classmethod
+    def _is_for_all(cls, storage: str | None) -> str | None:
+        """Recipes are copied into records, reports and MLflow, so no password may stand here."""
+        if storage is None:
+            return None
+        protocol, path = storage.rsplit("://", 1) if "://" in storage else ("file", storage)
+        if protocol in ("file", "local") and not path.startswith("/"):
+            raise ValueError(
+                "means another place in each process (allowed: s3://bucket/prefix, gs://bucket/prefix, "
+                "file:///absolute/path, or any other URL of fsspec)"
+            )
+        if protocol == "memory":
+            raise ValueError("memory:// is seen by one process alone (allowed: s3://, gs://, file:/// and the like)")
+        if "@" in path.partition("/")[0] and ":" in path.partition("@")[0]:
+            raise ValueError(
+                "holds a password, which a recipe must not: put it where the protocol's package looks for it"
+            )
+        return storage
 
 
 class Recipe(Spec):
@@ -296,7 +318,7 @@ class Recipe(Spec):
                 "compares points by outcomes that no other point has touched: leave out early_stopping, or "
                 "attacks.replay",
             )
-        last = halving.rungs[-1]
+        last = max(halving.rungs, default=0)
         if last >= max(1, self.attacks.n_examples):
             raise BlockError(
                 "search.early_stopping.rungs",
@@ -438,6 +460,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> SweepPl
     plan = SweepPlan(recipe, space, tree, source.file, paths_in(source.tree))
     check_space(plan, space_source)
     check_reference(plan, source)
+    check_rungs_of_epochs(plan, source)
     return plan
 
 

@@ -151,8 +151,11 @@ class Stopped(Spec):
 
     ``race``: point ``by`` was better with this p-value; ``error`` bounds the chance that any point of the race is
     stopped by one that is not better. ``early_stopping``: at this ``rung``, from 1 on, ``n_before`` of ``n_points``
-    came before it, whose non-dominated rank was ``rank``. ``n_queries_saved``: what the known attacks would have asked
-    about the other examples, had these been like those before; held-out attacks, which do not run either, apart.
+    came before it, whose non-dominated rank was ``rank``. ``epochs``: the rung was one of epochs, and all that is known
+    of the point is of adapters that were trained so far: a number of epochs, or below 1 a fraction of each method's.
+    ``n_queries_saved``: what the known attacks would have asked about the other examples, had these been like those
+    before; held-out attacks, which do not run either, apart. ``n_epochs_saved``: of the point's trial, summed over its
+    adapters, where no point of it was left to train on for; to be counted once for all its points.
     """
 
     by: str | None = None
@@ -165,6 +168,8 @@ class Stopped(Spec):
     n_before: int | None = None
     n_points: int | None = None
     n_queries_saved: int | None = None
+    epochs: float | None = None
+    n_epochs_saved: int | None = None
 
     @model_serializer(mode="wrap")
     def _only_what_is_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -172,9 +177,21 @@ class Stopped(Spec):
         return {key: value for key, value in dumped.items() if value != type(self).model_fields[key].default}
 
     @property
+    def in_training(self) -> bool:
+        """Whether its adapters were not trained to the end."""
+        return self.epochs is not None
+
+    @property
     def stopper(self) -> str:
         """Who stopped it, in words."""
         return "a race" if self.reason == "race" else "early stopping"
+
+    @property
+    def when(self) -> str:
+        """How far it had come, in words."""
+        if self.epochs is None:
+            return f"after {self.n_examples} examples"
+        return f"{after_epochs(self.epochs)}, on {self.n_examples} examples"
 
     @property
     def why(self) -> str:
@@ -182,6 +199,13 @@ class Stopped(Spec):
         if self.reason == "race":
             return f"{self.by} is better (p = {self.p_value:.2g})"
         return f"rung {self.rung}, rank {self.rank}, {self.n_before} of {self.n_points} points before it"
+
+
+def after_epochs(epochs: float) -> str:
+    """A rung of epochs, in words."""
+    if epochs < 1:
+        return f"after {epochs:g} of its epochs of training"
+    return f"after {epochs:g} {'epoch' if epochs == 1 else 'epochs'} of training"
 
 
 class WeightProfile(Spec):
@@ -275,7 +299,8 @@ class AdapterRecord(Spec):
     ``validation_accuracy`` by epoch, where training looked at it; ``kept_epoch``: the one whose weights were kept,
     from 1. ``readings``: what the method reports of itself. ``entropy_range``: lowest and highest entropy in nats of
     its predictions on texts that it was trained on. ``reference_seconds``: what it took to train a network
-    that this one's texts were made against, unless that is the clean view's.
+    that this one's texts were made against, unless that is the clean view's. ``epochs``: how many were trained, where
+    early stopping ended the training there; ``cache_key`` is then that of the state after them.
     """
 
     view: str  # "clean", or the adversarial method with its place, as "adversarial.0"
@@ -296,6 +321,7 @@ class AdapterRecord(Spec):
     readings: dict[str, float] = {}
     entropy_range: list[float] = [0.0, 0.0]
     reference_seconds: float = 0.0
+    epochs: int | None = None  # None: trained to its end
 
 
 class TicketRecord(Spec):

@@ -41,8 +41,12 @@ class ReferenceTable(Spec):
 
 
 def references_in(points: Sequence[Point], values: Mapping[str, Any]) -> list[Point]:
-    """The points that have all these values, by id; one that was stopped early behind all others."""
-    found = [point for point in points if all(k in point.params and point.params[k] == v for k, v in values.items())]
+    """The points that have all these values, by id; one that was stopped early behind all others.
+
+    None that was stopped before its training was over: it is no model of these values.
+    """
+    whole = [point for point in points if not point.half_trained]
+    found = [point for point in whole if all(k in point.params and point.params[k] == v for k, v in values.items())]
     return sorted(found, key=lambda point: (point.stopped is not None, point.id))
 
 

@@ -64,10 +64,12 @@ class Restored:
 def restored(run_dir: Path, rule: str, *, say: Say) -> Restored:
     """The point that the rule picks.
 
-    Raises ``UsageError`` and ``EmptyFrontError`` where there is none, ``MissingError`` for adapters, masks or a base
-    that are gone, and ``StageError`` for those that are not what was scored.
+    Raises ``UsageError`` and ``EmptyFrontError`` where there is none, or none that was trained to the end,
+    ``MissingError`` for adapters, masks or a base that are gone, ``StageError`` for those that are not what was scored.
     """
     trial, scored, chosen = _recorded(run_dir, rule)
+    if scored.stopped is not None and scored.stopped.in_training:
+        raise UsageError(f"{scored.id} was stopped {scored.stopped.when}: there is no trained model of it")
     clean, robust = scored.clean_accuracy.value, scored.robust_accuracy.value
     say(f"{run_dir.name} {scored.id}: clean accuracy {clean:.3f}, robust accuracy {robust:.3f}")
     for doubt in [*(flag.name for flag in scored.flags), *(["stopped"] if scored.stopped else [])]:

@@ -115,6 +115,26 @@ def score(
     return [scoring.record(contender, examples) for contender in contenders]
 
 
+def fallen_behind(
+    plans: Sequence[PointPlan], adapters: TrainedSet, ground: Ground, ladder: Ladder, *, epochs: float
+) -> list[PointRecord]:
+    """A record for each point that stops at this rung of epochs, as its half-trained ``adapters`` make it.
+
+    All points meet the known attacks on the first examples. What that took of the others goes to the trial's seconds.
+    """
+    n = ladder.n_at_epochs
+    examples = ground.dataset.validation[:n]
+    contenders = [Contender(plan) for plan in plans]
+    scoring = _Scoring(contenders, adapters, ground)
+    scoring.share_trunk()
+    for contender in contenders:
+        scoring.attack(contender, ground.recipe.attacks.known, examples)
+    scoring.halve(ladder, n, epochs=epochs)
+    for contender in scoring.running():
+        ground.progress.add("points in training", sum(contender.seconds.values()))
+    return [scoring.record(contender, examples) for contender in contenders if contender.stopped is not None]
+
+
 class _Scoring:
     """The steps of ``score``. One system is held at a time; what it has answered is kept on disk."""
 
@@ -330,10 +350,10 @@ class _Scoring:
                 contender.stopped = Stopped(by=stop.by, n_examples=n, p_value=stop.p_value, error=race.error)
                 self._ground.progress.say(f"{stop.name}: stopped after {n} examples, dominated by {stop.by}")
 
-    def halve(self, ladder: Ladder, n: int) -> None:
-        """Stop the points that fall behind those of all trials on the first ``n`` examples."""
+    def halve(self, ladder: Ladder, n: int, *, epochs: float | None = None) -> None:
+        """Stop the points that fall behind those of all trials on the first ``n`` examples, at a rung of ``epochs``."""
         suite, running = self._ground.recipe.attacks, self.running()
-        found = ladder.decide(n, [self._so_far(contender) for contender in running])
+        found = ladder.decide(n, [self._so_far(contender) for contender in running], epochs=epochs)
         for contender in running:
             verdict = found[contender.plan.id]
             if verdict.goes_on:
@@ -342,13 +362,15 @@ class _Scoring:
             contender.stopped = Stopped(
                 n_examples=n,
                 reason="early_stopping",
-                rung=ladder.sizes.index(n) + 1,
+                rung=ladder.number(n, epochs),
                 rank=verdict.rank,
                 n_before=verdict.n_before,
                 n_points=verdict.n_points,
                 n_queries_saved=round(asked * (ladder.n_examples - n) / n),
+                epochs=epochs,
             )
-            self._ground.progress.say(f"{contender.plan.id}: stopped after {n} examples, {contender.stopped.why}")
+            stopped = contender.stopped
+            self._ground.progress.say(f"{contender.plan.id}: stopped {stopped.when}, {stopped.why}")
 
     def _so_far(self, contender: Contender) -> PointRecord:
         """A point as its known attacks have left it, with everything that objectives may name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -107,3 +108,18 @@ def check_reference(plan: SweepPlan, source: Source) -> None:
         for other, allowed in dimension.when.items():
             if other in reference and reference[other] not in (allowed if isinstance(allowed, list) else [allowed]):
                 raise source.error(at, f"is searched only where {other} is {in_yaml(allowed)}", of_key=True)
+
+
+def check_rungs_of_epochs(plan: SweepPlan, source: Source) -> None:
+    """Behind each rung of epochs, some trial has epochs left to save."""
+    early = plan.recipe.search.early_stopping if plan.recipe.search else None
+    if early is None or not early.epochs:
+        return
+    recipes = chain([plan.recipe], (plan.with_params(corner) for corner in plan.space.corners()))
+    lengths = (method.n_epochs for recipe in recipes for method in recipe.views().values())
+    longest, last = 0, early.epochs[-1]
+    for longest in accumulate(lengths, max):
+        if early.finished(last, longest) < longest:
+            return
+    at = ("search", "early_stopping", "epochs")
+    raise source.error(at, f"no training is longer than {longest} epochs: nothing is left to save at {last:g}")

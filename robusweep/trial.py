@@ -1,6 +1,7 @@
 """One trial, top to bottom: data, model, ticket, one adapter for each view, mix, attack, score.
 
-The order of the stages is written here and nowhere else.
+The order of the stages is written here and nowhere else. With rungs of epochs, adapters are mixed and attacked on the
+way, and trained on while a point of the trial goes on.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import json
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from robusweep import data as data_stage
 from robusweep import model as model_stage
@@ -21,6 +23,7 @@ from robusweep.environment import environment
 from robusweep.examples import Dataset
 from robusweep.front import metrics_of, with_stand_ins
 from robusweep.ground import Ground
+from robusweep.halfway import halfway, rungs_of
 from robusweep.halving import Ladder
 from robusweep.memory import keep_freed_memory, keep_to_share
 from robusweep.mixing import TrainedSet
@@ -30,10 +33,9 @@ from robusweep.recipe import Recipe
 from robusweep.record import AdapterRecord, TicketRecord, TrialRecord, write_text
 from robusweep.scoring import score
 from robusweep.seeds import derive
+from robusweep.storage import opened
 from robusweep.ticketed import with_ticket
-from robusweep.trained import tensors_of, train
-
-T = TypeVar("T")
+from robusweep.trained import rotated, train_views, trained_set, views_of
 
 
 def run_trial(assignment: Assignment) -> TrialRecord:
@@ -80,20 +82,41 @@ def _stages(assignment: Assignment, progress: Progress) -> dict[str, Any]:
         identity = model_stage.identity(recipe.model)
         if any(point.prune for point in assignment.points):
             check_prunable(base)
-    cache = Cache(Path(assignment.root) / "cache")
+    root = Path(assignment.root)
+    cache = Cache(root / "cache", opened(recipe.resources.storage, root))
     ground = Ground(recipe, dataset, base, identity, bf16, cache, progress, assignment.trial_dir)
-    trained = trained_on(ground, first=assignment.number)
-    plans = _rotated(assignment.points, assignment.number)
+    ground, ticket = _with_ticket(ground)
     protocol = protocol_hash(recipe, dataset)
     found = {
         "protocol_hash": protocol,
         "data": _described(dataset),
-        "ticket": trained.ticket.model_dump(mode="json") if trained.ticket else None,
-        "adapters": [record.model_dump(mode="json") for record in trained.records],
+        "ticket": ticket.model_dump(mode="json") if ticket else None,
     }
-    ladder = _ladder(assignment, _record(assignment, progress, {"status": "complete"} | found))
-    points = score(plans, trained.adapters, protocol, trained.ground, ladder=ladder)
-    return found | {"points": [point.model_dump(mode="json") for point in sorted(points, key=lambda p: p.id)]}
+    so_far = _record(assignment, progress, {"status": "complete"} | found)
+    plans = rotated(assignment.points, assignment.number)
+    half = halfway(plans, ground, partial(_ladder_of, assignment, so_far), first=assignment.number)
+    adapters, points = half.adapters, half.behind
+    if half.plans:
+        adapters |= train_views(half.views, ground, first=assignment.number, rungs=rungs_of(ground))
+        records = [adapters[view] for view in views_of(recipe)]
+        ladder = _ladder_of(assignment, so_far, records)
+        points += score(half.plans, trained_set(records, ground), protocol, ground, ladder=ladder)
+    return found | {
+        "adapters": [adapters[view].model_dump(mode="json") for view in views_of(recipe)],
+        "points": [point.model_dump(mode="json") for point in sorted(points, key=lambda p: p.id)],
+    }
+
+
+def _with_ticket(ground: Ground) -> tuple[Ground, TicketRecord | None]:
+    """(the ground with the ticket's units removed and the adapter's modules in place, what the ticket is)."""
+    with ground.progress.stage("ticket"):
+        ground, ticket = with_ticket(ground)
+    network = ground.recipe.adapter.host(ground.base.network)
+    return replace(ground, base=replace(ground.base, network=network)), ticket
+
+
+def _ladder_of(assignment: Assignment, so_far: TrialRecord, adapters: Sequence[AdapterRecord]) -> Ladder | None:
+    return _ladder(assignment, so_far.model_copy(update={"adapters": list(adapters)}))
 
 
 def _ladder(assignment: Assignment, trained: TrialRecord) -> Ladder | None:
@@ -114,45 +137,17 @@ def _ladder(assignment: Assignment, trained: TrialRecord) -> Ladder | None:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a trial scores. ``ground`` has the ticket's units removed, and holds the adapter's modules."""
+    """What points are mixed from. ``ground`` has the ticket's units removed, and holds the adapter's modules."""
 
     ground: Ground
-    ticket: TicketRecord | None
-    records: list[AdapterRecord]
     adapters: TrainedSet
 
 
-def trained_on(ground: Ground, *, first: int = 0) -> Trained:
-    """The ticket, and one adapter for each view of the recipe. ``first``: the place of the view to begin with."""
-    recipe, progress = ground.recipe, ground.progress
-    with progress.stage("ticket"):
-        ground, ticket = with_ticket(ground)
-    ground = replace(ground, base=replace(ground.base, network=recipe.adapter.host(ground.base.network)))
-    views = {"clean": recipe.train} | {f"adversarial.{i}": method for i, method in enumerate(recipe.adversarial)}
-    trained = {}
-    for view in _rotated(list(views), first):
-        with progress.stage(f"train {view}"):
-            trained[view] = train(view, views[view], ground)
-    records = [trained[view] for view in views]
-    return Trained(ground, ticket, records, _trained_set(records, ground))
-
-
-def _rotated(items: Sequence[T], number: int) -> list[T]:
-    """The items from a start that depends on the trial, so that trials which share work don't wait for each other."""
-    start = number % len(items)
-    return [*items[start:], *items[:start]]
-
-
-def _trained_set(trained: Sequence[AdapterRecord], ground: Ground) -> TrainedSet:
-    adapter, base = ground.recipe.adapter, dict(ground.base.network.named_parameters())
-    tensors = [tensors_of(record.cache_key, ground) for record in trained]
-    return TrainedSet(
-        names=[record.view for record in trained],
-        base=base,
-        folded=[adapter.fold(base, t) for t in tensors],
-        members=[adapter.member(base, t) for t in tensors],
-        ranges=[(record.entropy_range[0], record.entropy_range[1]) for record in trained],
-    )
+def trained_on(ground: Ground) -> Trained:
+    """The recipe's adapters trained to the end, for those who score points without a trial."""
+    ground, _ = _with_ticket(ground)
+    adapters = train_views(views_of(ground.recipe), ground)
+    return Trained(ground, trained_set(list(adapters.values()), ground))
 
 
 def _described(dataset: Dataset) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def test_what_was_decided_is_repeated_whatever_came_since(tmp_path: Path) -> Non
 
 
 def test_a_kill_between_value_and_verdict_leaves_the_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(_self: Ladder, _n: int) -> None:
+    def killed(_self: Ladder, _n: int, _epochs: float | None) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -52,6 +52,10 @@ class AdpMixup(Mixer):
     def one_network(self) -> bool:
         return self.weighting in ("fixed", "grid_validation")
 
+    def takes(self, n_adversarial: int) -> set[int]:
+        is_clean = self.weighting == "fixed" and self.weight == 0
+        return set() if is_clean else super().takes(n_adversarial)
+
     def mix(self, adapters: TrainedSet) -> System:
         used, factored = adapters.without(self.leave_out), self.space == "factors"
         if self.weighting == "fixed":

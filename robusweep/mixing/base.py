@@ -98,6 +98,11 @@ class Mixer(Spec, ABC):
         """Whether it makes one set of weights for all texts (``Fixed``)."""
         return True
 
+    def takes(self, n_adversarial: int) -> set[int]:
+        """The adversarial adapters, by their places from 0, that the system depends on: with others in the place of the
+        rest it is the same, bit for bit."""
+        return set(range(n_adversarial)) - {getattr(self, "leave_out", None)}
+
     @abstractmethod
     def mix(self, adapters: TrainedSet) -> System:
         """What the adapters ``[clean, adversarial_1, ..., adversarial_m]``, m >= 1, become."""

@@ -206,7 +206,7 @@ def _doubts(shipped: Shipped) -> Iterator[str]:
     stopped = shipped.scores.stopped
     if stopped is not None:
         yield (
-            f"- `stopped`: {stopped.stopper} stopped this point after {stopped.n_examples} examples, "
+            f"- `stopped`: {stopped.stopper} stopped this point {stopped.when}, "
             f"{_because(stopped)}. Its rates are over fewer examples, held-out attacks did not run, and it was not "
             "checked for the other reasons."
         )

@@ -62,8 +62,14 @@ def mixing_sections(
     mixed: Mapping[str, Mixed], points: Sequence[Point], objectives: Sequence[Objective]
 ) -> list[Section]:
     """The adaptive attack, static texts, and what points with other adapters do under known and unknown attacks."""
-    shown = [mixed[point.id] for point in table_order(points, objectives) if point.id in mixed]
+    shown = _shown(mixed, points, objectives)
     return [*_adaptive(shown), *_static(shown), *_known_and_unknown(shown)]
+
+
+def _shown(mixed: Mapping[str, Mixed], points: Sequence[Point], objectives: Sequence[Objective]) -> list[Mixed]:
+    """All but those of half-trained adapters, as the main table has them."""
+    whole = [point for point in table_order(points, objectives) if not point.half_trained]
+    return [mixed[point.id] for point in whole if point.id in mixed]
 
 
 # ------------------------------------------------------------------------------------------------- the tables
@@ -144,8 +150,7 @@ def weight_tables(
     mixed: Mapping[str, Mixed], points: Sequence[Point], objectives: Sequence[Objective]
 ) -> list[WeightTable]:
     """One for each point whose weights depend on the text."""
-    shown = [mixed[point.id] for point in table_order(points, objectives) if point.id in mixed]
-    return [_weight_table(each) for each in shown if each.scored.profiles]
+    return [_weight_table(each) for each in _shown(mixed, points, objectives) if each.scored.profiles]
 
 
 WEIGHTS_TITLE = "Weights for each text"

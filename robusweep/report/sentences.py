@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from robusweep.front import Objective, Point, nearest_to_feasible, short_name
+from robusweep.front import Objective, Point, n_epochs_saved, nearest_to_feasible, short_name
 from robusweep.record import FLAGS, TrialRecord
 from robusweep.report.readings import Axis, Measured, axes_of, best_of, bounds_of, knee_of, measured
 from robusweep.scores import Rate
@@ -25,8 +25,9 @@ DEFINITIONS = {
     "interval": "Wilson score interval at 95 %, for each rate by itself; n is the denominator",
     "flag": "a reason not to believe a number as it stands, measured on the model itself or on the attacks' outcomes",
     "stopped": "attacked no further: another point is at least as accurate on clean text and surely more robust (a "
-    "race), or most points of all trials came before it on the same examples (early stopping); its rates are over "
-    "fewer examples, and it is not on the front",
+    "race), or most points of all trials came before it on the same examples (early stopping), where it says so after "
+    "as many epochs of training; its rates are over fewer examples, then those of half-trained adapters, and it is not "
+    "on the front",
     "front": "the points that no other point beats: none is at least as good in every objective and better in one",
     "knee": "the front point with the largest sum of objectives, each scaled to [0, 1] over the front",
     "best": "with search.order: lexicographic, the point that is left when each objective in turn keeps the points "
@@ -123,7 +124,7 @@ def stopped_text(point: Point) -> str | None:
     stopped = point.stopped
     if stopped is None:
         return None
-    return f"stopped after {stopped.n_examples} examples: {stopped.why}"
+    return f"stopped {stopped.when}: {stopped.why}"
 
 
 def violated_text(point: Point) -> str | None:
@@ -144,6 +145,8 @@ def summary_sentence(points: Sequence[Point], records: Sequence[TrialRecord], ob
     text = f"{counted(len(records), 'trial')} trained {counted(trained, 'adapter')}"
     if reused:
         text += f" and reused {reused} from the cache"
+    if n_ended := sum(adapter.epochs is not None for record in records for adapter in record.adapters):
+        text += f" ({n_ended} of them not to the end)"
     if n_failed:
         text += f", {'all' if n_failed == len(records) > 1 else n_failed} failed"
     if not points:
@@ -172,9 +175,12 @@ def _stopped_summary(points: Sequence[Point]) -> str:
     n_saved = sum(s.n_queries_saved or 0 for s in stopped)
     texts = [f"{n_race} of them stopped early by the race"] if n_race else []
     if n_race < len(stopped):
+        n_half, n_epochs = sum(p.half_trained for p in points), n_epochs_saved(points)
+        half = f", {n_half} before their training was over" if n_half else ""
+        epochs = f" and {counted(n_epochs, 'epoch')} of training" if n_epochs else ""
         texts.append(
-            f"{len(stopped) - n_race} of them stopped early as they fell behind other trials' points, which saved "
-            f"about {n_saved:,} queries of known attacks"
+            f"{len(stopped) - n_race} of them stopped early as they fell behind other trials' points{half}, which "
+            f"saved about {n_saved:,} queries of known attacks{epochs}"
         )
     return f" ({', '.join(texts)})" if texts else ""
 

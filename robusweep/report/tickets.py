@@ -187,7 +187,7 @@ def names_of(trials: Sequence[Ticketed], *, n_values_most: int | None = None) ->
 def series_of(trials: Sequence[Ticketed], points: Sequence[Point]) -> list[Series]:
     """Points by what their ticket is, whatever its size, and by what else was searched; the dense ones last."""
     by_number, names = {one.trial.number: one for one in trials}, names_of(trials, n_values_most=N_VALUES_MOST)
-    shown = [point for point in points if point.trial in by_number]
+    shown = [point for point in points if point.trial in by_number and not point.half_trained]
     values: dict[str, set[str]] = {}
     for point in shown:
         for key, value in point.params.items():

@@ -15,6 +15,7 @@ from robusweep.recipe import Recipe, SweepPlan
 from robusweep.record import StandIn, TrialRecord, read_trial, write_text
 from robusweep.scores import metric_value
 from robusweep.sweep.ending import Ending
+from robusweep.sweep.mirror import Mirror
 from robusweep.sweep.stop import disk_full, says_full
 from robusweep.sweep.study import MAX_ATTEMPTS, MAX_DEATHS, Asked, Study
 
@@ -28,6 +29,7 @@ class Driver:
 
     ``recipe`` has its stand-ins in place; ``on_change`` is called after each trial with what happened, in one line.
     ``killed``: the last driver of this sweep did not end by itself, so what it was running may be what killed it.
+    ``mirror``: the run's folder in a store, through which come the folders of trials that other machines have run.
     """
 
     def __init__(
@@ -39,9 +41,11 @@ class Driver:
         *,
         name: str,
         killed: bool = True,
+        mirror: Mirror | None = None,
     ) -> None:
         assert plan.recipe.search is not None
         self.root, self.name, self.plan, self.recipe, self.stand_ins = root, name, plan, recipe, stand_ins
+        self._mirror = mirror
         search = plan.recipe.search
         self.objectives = with_stand_ins(search.objectives, stand_ins)
         self.constraints = with_stand_ins(search.constraints, stand_ins)
@@ -138,6 +142,8 @@ class Driver:
             return None
         self._live[asked.number] = asked
         self._records.pop(asked.number, None)  # of an earlier attempt
+        if self._mirror is not None:  # its worker may not see the record here
+            self._path(asked.number).unlink(missing_ok=True)
         return self._assignment(asked)
 
     def _assignment(self, asked: Asked) -> Assignment:
@@ -181,16 +187,17 @@ class Driver:
             line = next(line for line in reversed(said) if says_full(line))
             raise disk_full(f"{trial_id(number)} could not go on ({line.strip()})", self.root)
         asked = self._live.pop(number)
-        path = trial_dir(self.root, self.name, number) / "record.json"
-        if record is None or not path.is_file():
+        self._fetch(number, record)
+        if record is None or not self._path(number).is_file():
             record = record or self._lost(asked, error or "the worker ended without a record")
-            write_text(path, record.model_dump_json(indent=2) + "\n")
+            self._write(record)
         self._took(asked, record)
 
     def died(self, number: int, how: str) -> None:
         """A worker was killed with its trial: the trial waits to be started again, unless it has done so too often."""
         asked = self._live.pop(number)
-        record = _read_if_whole(trial_dir(self.root, self.name, number) / "record.json")
+        self._fetch(number, None)
+        record = _read_if_whole(self._path(number))
         if record is not None and record.status == "complete":  # killed between writing it and handing it back
             self._took(asked, record)
             return
@@ -205,10 +212,20 @@ class Driver:
 
     def _give_up(self, asked: Asked, error: str) -> None:
         record = self._lost(asked, error)
-        write_text(
-            trial_dir(self.root, self.name, asked.number) / "record.json", record.model_dump_json(indent=2) + "\n"
-        )
+        self._write(record)
         self._took(asked, record)
+
+    def _path(self, number: int) -> Path:
+        return trial_dir(self.root, self.name, number) / "record.json"
+
+    def _fetch(self, number: int, record: TrialRecord | None) -> None:
+        if self._mirror is not None and not self._path(number).is_file():
+            self._mirror.fetch(number, record)
+
+    def _write(self, record: TrialRecord) -> None:
+        write_text(self._path(record.number), record.model_dump_json(indent=2) + "\n")
+        if self._mirror is not None:
+            self._mirror.changed(record.number)
 
     def _took(self, asked: Asked, record: TrialRecord) -> None:
         record = self._tell(asked, record)
@@ -239,7 +256,7 @@ class Driver:
             told = record.status == "complete" and self._complete(asked, record)
         except ValueError as e:
             record = record.model_copy(update={"status": "failed", "error": str(e), "error_kind": "MetricMissing"})
-            write_text(trial_dir(self.root, self.name, asked.number) / "record.json", record.model_dump_json(indent=2))
+            self._write(record)
         if not told:
             self.study.fail(asked)
         self._records[asked.number] = record

@@ -23,8 +23,10 @@ from robusweep.front import Point
 from robusweep.recipe import NAME, Recipe, SweepPlan
 from robusweep.record import TrialRecord, write_json, write_text
 from robusweep.report import write_reports
+from robusweep.stored import work_stored
 from robusweep.sweep.driver import Driver
 from robusweep.sweep.identity import check_same, forked, identity_of, read_json
+from robusweep.sweep.mirror import Mirror, mirrored
 from robusweep.sweep.stop import Stop, stopped_readably
 
 Say = Callable[[str], None]
@@ -83,10 +85,14 @@ def run_sweep(
     identity = identity_of(plan, recipe, dataset)
     if fork_of is not None:
         say(forked(root / "runs" / fork_of, run_dir, identity))
-    with stopped_readably(root) as stop, _only_driver(run_dir) as killed:
+    storage = plan.recipe.resources.storage
+    with stopped_readably(root) as stop, _only_driver(run_dir) as killed, mirrored(storage, run_dir, say) as mirror:
         check_same(run_dir, identity)
         _write_inputs(run_dir, plan, recipe)
-        driver = Driver(root, plan, recipe, stand_ins, name=name, killed=killed)
+        driver = Driver(root, plan, recipe, stand_ins, name=name, killed=killed, mirror=mirror)
+        if mirror is not None:
+            mirror.begin()
+            work = partial(work_stored, work)
         projections = _Projections(driver, say=say, track=track)
         driver.on_change = projections.changed
         begun = driver.study.counts()
@@ -95,7 +101,7 @@ def run_sweep(
         if driver.n_waiting:
             say(f"going on: {begun['complete']} trials complete, {driver.n_waiting} start again")
         if not driver.is_over:
-            _execute(driver, work, recipe=recipe, address=address, say=say, stop=stop)
+            _execute(driver, work, recipe=recipe, address=address, say=say, stop=stop, mirror=mirror)
             if driver.ended:
                 say(f"the sweep ends: {driver.ended}")
         elif driver.ended:
@@ -109,9 +115,16 @@ def run_sweep(
 
 
 def _execute(
-    driver: Driver, work: Callable[[str], str], *, recipe: Recipe, address: str | None, say: Say, stop: Stop
+    driver: Driver,
+    work: Callable[[str], str],
+    *,
+    recipe: Recipe,
+    address: str | None,
+    say: Say,
+    stop: Stop,
+    mirror: Mirror | None,
 ) -> None:
-    resources, between = recipe.resources, partial(_heed, stop, driver, say)
+    resources, between = recipe.resources, partial(_heed, stop, driver, say, mirror)
     if resources.executor == "local":
         from robusweep.sweep.local import run_local
 
@@ -125,8 +138,13 @@ def _execute(
         run_ray(driver, work, resources=resources, address=address, stop=stop, between=between)
 
 
-def _heed(stop: Stop, driver: Driver, say: Say) -> None:
-    """Asked once to stop, let running trials end. Raises ``KeyboardInterrupt`` when asked twice."""
+def _heed(stop: Stop, driver: Driver, say: Say, mirror: Mirror | None) -> None:
+    """Asked once to stop, let running trials end. Raises ``KeyboardInterrupt`` when asked twice.
+
+    And ``UsageError`` when another driver has taken the run.
+    """
+    if mirror is not None:
+        mirror.check()
     if stop.n_asked > 1:
         raise KeyboardInterrupt
     if stop.n_asked and not driver.is_stopping:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from robusweep.errors import EmptyFrontError, MissingError, UsageError, nearest
-from robusweep.front import Point
+from robusweep.front import Point, n_epochs_saved
 from robusweep.hypervolume import read_history
 from robusweep.progress import read_share
 from robusweep.record import read_trial
@@ -38,6 +38,7 @@ class SweepStatus:
     n_front: int
     n_stopped: int  # points that were attacked no further
     n_queries_saved: int  # about, by early stopping, of known attacks
+    n_epochs_saved: int = 0  # of training, by the same
     n_infeasible: int = 0  # points that miss a constraint
     hypervolume: float | None = None  # after the trial that was completed last
     growth: str | None = None  # the same in words, with what it took; or why there is none
@@ -94,6 +95,7 @@ def read_status(run_dir: Path) -> SweepStatus:
         sum(p.pareto for p in points),
         len(stopped),
         n_saved,
+        n_epochs_saved=n_epochs_saved(points),
         n_infeasible=sum(bool(p.violated) for p in points),
         hypervolume=history.hypervolume,
         growth=history.sentence(),

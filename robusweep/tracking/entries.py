@@ -118,9 +118,11 @@ def point_entry(
         tags["robusweep.replay"] = "true"
     if point.stopped is not None:
         stopped = point.stopped
-        tags["robusweep.stopped"] = f"after {stopped.n_examples} examples by {stopped.stopper}: {stopped.why}"
+        tags["robusweep.stopped"] = f"{stopped.when} by {stopped.stopper}: {stopped.why}"
         if stopped.n_queries_saved is not None:
             tags["robusweep.n_queries_saved"] = str(stopped.n_queries_saved)
+        if stopped.n_epochs_saved is not None:
+            tags["robusweep.n_epochs_saved"] = str(stopped.n_epochs_saved)
     if scored is not None and scored.per_text:
         tags[PER_TEXT] = "true"
     if scored is not None and scored.chosen_weight is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from robusweep.front import Objective, Point
+from robusweep.front import Objective, Point, n_epochs_saved
 from robusweep.hypervolume import missing
 from robusweep.record import PointRecord, TrialRecord
 from robusweep.tracking.entries import CONTRIBUTION, point_entry, sweep_entry
@@ -76,6 +76,7 @@ def sync(
         if stopped := [point.stopped for point in points if point.stopped is not None]:
             counts["n_stopped"] = len(stopped)
             counts["n_queries_saved"] = sum(one.n_queries_saved or 0 for one in stopped)
+            counts["n_epochs_saved"] = n_epochs_saved(points)
         writer.write(replace(sweep, metrics=counts, tags=sweep.tags | tags, step=len(points)), curve=curve)
 
         if finished:

@@ -14,10 +14,14 @@ SECONDS = 20.0  # between two writes: a cut run loses at most so much
 
 
 class Checkpoint:
-    """A file that holds one run. ``key`` says which: a file of another run is not read."""
+    """A file that holds one run. ``key`` says which: a file of another run is not read.
+
+    ``begun``: another file of the same run, which is only read.
+    """
 
     def __init__(self, path: Path, key: str, *, seconds: float = SECONDS) -> None:
         self.path, self._key, self._seconds = path, key, seconds
+        self.begun: Path | None = None
         self._written = time.monotonic()
 
     def is_due(self) -> bool:
@@ -38,13 +42,20 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What was written last; None when there is nothing, or what is there is another run's or damaged."""
+        """What was written last, or what is begun where that goes further.
+
+        None when there is nothing, or what is there is another run's or damaged.
+        """
+        found = [state for path in (self.path, self.begun) if path and (state := self._read(path))]
+        return max(found, key=lambda state: state[1].get("n_steps", 0), default=None)
+
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         from safetensors import SafetensorError, safe_open
 
-        if not self.path.is_file():
+        if not path.is_file():
             return None
         try:
-            with safe_open(self.path, "pt") as file:
+            with safe_open(path, "pt") as file:
                 about = file.metadata() or {}
                 if about.get("key") != self._key:
                     return None

@@ -79,6 +79,7 @@ def fit(
     lent: Lent | None = None,
     validation: tuple[Sequence[Sequence[int]], Sequence[int]] | None = None,
     checkpoint: Checkpoint | None = None,
+    until: int | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
     on_step: Callable[[float], None] | None = None,
 ) -> Fitted:
@@ -86,9 +87,10 @@ def fit(
 
     Batches, dropout and perturbations each depend on ``seed`` and their own name alone, so that two methods which
     start alike see the same batches and masks. The mode that the network was in is restored. With ``checkpoint``, a
-    run that was cut goes on where it was saved, and ends as if it had not been. ``validation``: (tokens, labels) for
-    early stopping. ``on_step`` gets the share of the run that is done. Raises ``StageError`` when the loss or its
-    gradient stops being finite, or early stopping has nothing to look at.
+    run that was cut goes on where it was saved, and ends as if it had not been. ``until``: halt after so many epochs,
+    with the weights as they are then (the best ones, with patience); ``checkpoint`` is left with what goes on from
+    there. ``validation``: (tokens, labels) for patience. ``on_step`` gets the share of the whole run that is done.
+    Raises ``StageError`` when the loss or its gradient stops being finite, or patience has nothing to look at.
     """
     if method.patience is not None and validation is None:
         raise StageError("train: patience needs validation texts")
@@ -98,7 +100,7 @@ def fit(
     with _seeded(derive(seed, "companions"), device):
         trainer = _Trainer(setting, method, pad_id=pad_id, seed=seed, bf16=bf16, validation=validation)
     with _training(network), _seeded(derive(seed, "dropout"), device), trainer.precision():
-        trainer.run(checkpoint, on_epoch=on_epoch, on_step=on_step)
+        trainer.run(checkpoint, until=until, on_epoch=on_epoch, on_step=on_step)
     return trainer.fitted()
 
 
@@ -154,13 +156,15 @@ class _Trainer:
         self,
         checkpoint: Checkpoint | None,
         *,
+        until: int | None,
         on_epoch: Callable[[int, float], None] | None,
         on_step: Callable[[float], None] | None,
     ) -> None:
         if checkpoint and (saved := checkpoint.read()):
             self._restore(*saved)
         began = time.perf_counter() - self.at.seconds
-        while self.at.epoch < self.method.n_epochs and not self._stale():
+        last = self.method.n_epochs if until is None else min(until, self.method.n_epochs)
+        while self.at.epoch < last and not self._stale():
             if self.at.n_in_epoch == 0:
                 self._begin_epoch()
             texts, rng = self._rows(), generator(self.seed, "batches", self.at.epoch)
@@ -178,6 +182,8 @@ class _Trainer:
             self._end_epoch(len(texts))
             if on_epoch:
                 on_epoch(self.at.epoch - 1, self.at.final_loss)
+        if checkpoint and until is not None:
+            checkpoint.write(*self._state())  # before the best weights are put in the place of those that go on
         if self.best:
             with torch.no_grad():
                 for name, value in self.best.items():

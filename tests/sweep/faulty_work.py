@@ -24,6 +24,7 @@ from robusweep.record import (
 )
 from robusweep.scores import Rate
 from robusweep.spec import digest_of
+from robusweep.storage import opened
 
 N = 6
 LOGS, STEP = "FAULTY_LOGS", "FAULTY_STEP"  # environment variables: the folder of logs, seconds of a step
@@ -49,7 +50,8 @@ def works(assignment_json: str) -> str:
     path = assignment.trial_dir / "record.json"
     path.unlink(missing_ok=True)
     _log("begun", str(assignment.number))
-    cache = Cache(Path(assignment.root) / "cache")
+    root = Path(assignment.root)
+    cache = Cache(root / "cache", opened(assignment.recipe.resources.storage, root))
     rank, radius = assignment.params["adapter.rank"], assignment.params["adversarial.0.radius"]
     keys = {"clean": {"rank": rank}, "adversarial.0": {"rank": rank, "radius": radius}}
     record = TrialRecord(
