@@ -6,7 +6,7 @@ import ctypes
 import os
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # names of glibc's mallopt
-N_KERNELS = "32"
+KERNELS_KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}  # oneDNN's, and PyTorch's own
 KEPT, LARGEST = 2**28, 2**25  # bytes: at the end of the heap; of a block on the heap, which is the most it takes
 
 
@@ -28,8 +28,8 @@ def keep_few_kernels() -> None:
     It keeps 1024, one for each shape, each with buffers of its own. A packed pass has another number of tokens nearly
     every time, so they are never met again: 0.56 GB after 60 attacks, and no seconds gained (MiniLM, bfloat16).
     """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # oneDNN's own, and the one in PyTorch
-        os.environ.setdefault(name, N_KERNELS)
+    for name, number in KERNELS_KEPT.items():
+        os.environ.setdefault(name, number)
 
 
 def keep_to_share(device: str, share: float) -> None:

@@ -26,6 +26,7 @@ from robusweep.sweep.driver import Driver
 from robusweep.trial import run_trial
 
 PILOT_CODE = 2  # raise it when a pilot would measure something else
+ELSEWHERE = {"executor", "max_concurrent", "storage"}  # of ``resources``: where trials run changes no measurement
 RECORD, TEXTS = "record.json", "texts.json"
 N_RESAMPLES = 2000
 
@@ -130,7 +131,7 @@ def pilot(first: Assignment, examples: list[Example], root: Path, *, n_examples:
     met = examples[: suite.n_examples]
     key = {
         "code": PILOT_CODE,
-        "recipe": recipe.model_dump(mode="json", exclude={"search"}),
+        "recipe": recipe.model_dump(mode="json", exclude={"search": True, "resources": ELSEWHERE}),
         "points": [point.model_dump(mode="json") for point in first.points],
         "texts": [example.text for example in met],
     }

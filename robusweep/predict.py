@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 CHUNK = 4096  # texts in memory at a time
 # Kernels that oneDNN and PyTorch's binding of it keep for matrix products in bfloat16: one of each for every number of
 # tokens that a batch may hold, 0.28 MB each, 1024 of each by default. A batch needs about a dozen.
-KERNELS_KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +241,6 @@ def load_classifier(
     where = model_stage.device_of(device)
     loaded, system, identity = opened(model, device=where, max_tokens=max_tokens)
     bf16 = model_stage.uses_bf16(precision, where)
-    if bf16 and where == "cpu":
-        _keep_few_kernels()
     fast, _ = defended.victims(
         system, loaded, identity, bf16=bf16, memory=lambda _digest, _precision: QueryMemory(capacity=CHUNK)
     )
@@ -255,12 +252,6 @@ def load_classifier(
         precision="bf16" if bf16 else "fp32",
         member_names=system.adapters.names if isinstance(system, PerText) else (),
     )
-
-
-def _keep_few_kernels() -> None:
-    """Bound what matrix products in bfloat16 leave in memory, up to 0.6 GB; the first product of a process reads it."""
-    for key, value in KERNELS_KEPT.items():
-        os.environ.setdefault(key, value)
 
 
 def temperature_of(model: str) -> float | None:

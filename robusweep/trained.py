@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from robusweep import model as model_stage
+from robusweep.assignment import PointPlan
 from robusweep.attacks import Attack, resolve
 from robusweep.attacks.evaluation import ATTACK_CODE
+from robusweep.errors import StageError
 from robusweep.examples import Example
 from robusweep.ground import Ground
 from robusweep.halving import Halving
 from robusweep.lent import Lender, lexicon_identity
-from robusweep.mixing import TrainedSet
+from robusweep.mixing import PerText, TrainedSet
 from robusweep.recipe import Recipe
 from robusweep.record import AdapterRecord, write_json
 from robusweep.seeds import derive
@@ -118,6 +120,54 @@ def trained_set(records: Sequence[AdapterRecord], ground: Ground) -> TrainedSet:
         members=[adapter.member(base, t) for t in tensors],
         ranges=[(record.entropy_range[0], record.entropy_range[1]) for record in records],
     )
+
+
+def check_mixable(plans: Sequence[PointPlan], ground: Ground) -> None:
+    """Try to mix untrained adapters for two texts, where a point has weights of its own for each.
+
+    Raises ``StageError`` for a network that can't be mixed like that, before anything is trained.
+    """
+    if all(plan.mix is None or plan.mix.one_network for plan in plans):
+        return
+    untrained = _untrained_set(ground)
+    for plan in plans:
+        system = plan.mix.mix(untrained) if plan.mix and not plan.mix.one_network else None
+        if isinstance(system, PerText):
+            try:
+                _mixed_once(system, ground)
+            except ValueError as e:
+                raise StageError(
+                    f"mix: {ground.recipe.model.base!r} can't be mixed for each text: {e}",
+                    hint="weights that are the same for all texts, and mixes of logits, work with every model",
+                ) from None
+            return
+
+
+def _untrained_set(ground: Ground) -> TrainedSet:
+    adapter, base = ground.recipe.adapter, dict(ground.base.network.named_parameters())
+    network = copy.deepcopy(ground.base.network)
+    tensors = adapter.extract(adapter.attach(network, head=model_stage.head_names(network), seed=0))
+    names = list(views_of(ground.recipe))
+    return TrainedSet(
+        names=names,
+        base=base,
+        folded=[adapter.fold(base, tensors)] * len(names),
+        members=[adapter.member(base, tensors)] * len(names),
+        ranges=[(0.0, 1.0)] * len(names),
+    )
+
+
+def _mixed_once(system: PerText, ground: Ground) -> None:
+    import numpy as np
+    import torch
+
+    from robusweep.mixture import Blend, Mixture
+    from robusweep.model.victim import padded_to_longest
+
+    rows = ground.base.tokens([example.text for example in ground.dataset.train[:2]])
+    blend = Blend(ground.base.network, system.adapters.members, factored=system.factored)
+    with torch.no_grad():
+        Mixture(blend, system.rule, system.keys)(**padded_to_longest([np.array(row) for row in rows], ground.base))
 
 
 def _halts(method: TrainingMethod, rungs: Sequence[float], *, whole: bool) -> list[int]:

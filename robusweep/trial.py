@@ -35,7 +35,7 @@ from robusweep.scoring import score
 from robusweep.seeds import derive
 from robusweep.storage import opened
 from robusweep.ticketed import with_ticket
-from robusweep.trained import rotated, train_views, trained_set, views_of
+from robusweep.trained import check_mixable, rotated, train_views, trained_set, views_of
 
 
 def run_trial(assignment: Assignment) -> TrialRecord:
@@ -86,6 +86,7 @@ def _stages(assignment: Assignment, progress: Progress) -> dict[str, Any]:
     cache = Cache(root / "cache", opened(recipe.resources.storage, root))
     ground = Ground(recipe, dataset, base, identity, bf16, cache, progress, assignment.trial_dir)
     ground, ticket = _with_ticket(ground)
+    check_mixable(assignment.points, ground)
     protocol = protocol_hash(recipe, dataset)
     found = {
         "protocol_hash": protocol,

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from robusweep import data, defended
 from robusweep import model as model_stage
 from robusweep.assignment import PointPlan, single_assignment
-from robusweep.errors import UsageError
+from robusweep.errors import StageError, UsageError
 from robusweep.evaluate import attack_model, question_of
 from robusweep.export import export
 from robusweep.mixing import AnyMixer
@@ -287,3 +287,32 @@ def test_weights_of_adapters_in_the_top_layer_share_what_is_below(
         predicted = plain([example.text for example in validation]).argmax(axis=1)
         right = sum(int(p) == e.label for p, e in zip(predicted, validation, strict=True))
         assert point.clean_accuracy.value == right / len(validation)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_a_model_that_cannot_be_mixed_for_each_text_is_refused_before_anything_is_trained(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """DeBERTa's attention counts distances of tokens in maps that all texts share."""
+    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model/model.safetensors").unlink()
+    DebertaV2ForSequenceClassification(
+        DebertaV2Config(
+            vocab_size=16,
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+            relative_attention=True,
+            pos_att_type=["p2c", "c2p"],
+            position_buckets=16,
+            max_position_embeddings=64,
+        )
+    ).save_pretrained(tmp_path / "model")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe = load_recipe(tmp_path / "recipe.yaml", ["mix.weighting=entropy_ratio", "adapter={kind: full}"]).recipe
+    with pytest.raises(StageError, match=r"mix: .*can't be mixed for each text"):
+        run_trial(single_assignment(recipe, name="mixed", root=tmp_path, stand_ins=[]))
+    assert not (tmp_path / "cache/train").exists()
