@@ -161,8 +161,11 @@ def test_a_lost_machine_leaves_the_next_one_its_trial_under_its_number(
         assignment = Assignment.model_validate_json(assignment_json)
         if assignment.number == 1:
             asked.append(assignment.params)
-            time.sleep(0.2)
-            shutil.copytree(project / "store", project / "as_left")
+            journals = [project / side / "runs/small/study.journal" for side in ("a", "store")]
+            ends = time.monotonic() + 10
+            while journals[0].read_bytes() != journals[1].read_bytes() and time.monotonic() < ends:
+                time.sleep(0.02)
+            shutil.copytree(project / "store", project / "as_left", ignore=shutil.ignore_patterns("*.partial"))
             raise KeyboardInterrupt
         return faulty_work.works(assignment_json)
 
@@ -266,8 +269,9 @@ def test_a_driver_whose_run_was_taken_over_ends_and_pushes_nothing_more(
     def is_taken_over(assignment_json: str) -> str:
         record = faulty_work.works(assignment_json)
         if Assignment.model_validate_json(assignment_json).number == 1:
-            lease(project)
-            time.sleep(0.3)
+            for _ in range(10):  # one that falls between a look and a renewal is lost; a driver writes its own again
+                lease(project)
+                time.sleep(0.03)
         return record
 
     with pytest.raises(UsageError, match=r"was taken over by laptop \(process 17\)"):
