@@ -6,9 +6,9 @@
 ``lambda``: clean accuracy at one more mixing weight, the mixed weights made and packed included, for LoRA-like adapters
 in all layers (wanted: at most 1.1) and in the top 2 (at most 0.30). It is (11 weights - 1 weight) / 10.
 
-``per_text``: a pass whose adapters are mixed with other weights for each text, beside the same padded pass of the plain
-network; and a text's whole answer under ``entropy_ratio``, a pass of each adapter for the entropies included, beside a
-plain victim's.
+``per_text``: a pass whose adapters are mixed with other weights for each text, padded beside the same padded pass of
+the plain network, and without padding, as attacks ask it, beside a plain victim's; and a text's whole answer under
+``entropy_ratio``, a pass of each adapter for the entropies included.
 
 One thread. Variants take turns in random order, and times are CPU times of the process. Printed are medians of ratios
 within a round, with their quartiles. ``F`` is one pass of a victim over all texts. Memory that was freed stays with the
@@ -47,6 +47,7 @@ from robusweep.mixture import Blend, Factors, Member, folded
 from robusweep.model.shared_trunk import answers_of_all
 from robusweep.model.victim import TOKENS_PER_BATCH, padded_to_longest
 from robusweep.packed import layers_of
+from robusweep.packed_blend import PackedBlend
 from robusweep.queries import QueryMemory
 
 SEED, RANK = 0, 8
@@ -120,6 +121,15 @@ class Ground:
             found[-1].append(row)
         return [padded_to_longest(batch, self.base) for batch in found]
 
+    def packs(self) -> list[list[Row]]:
+        """All texts, sorted by length, about 2,048 of their own tokens at a time."""
+        found: list[list[Row]] = []
+        for row in sorted(self.rows, key=len):
+            if not found or sum(map(len, found[-1])) + len(row) > TOKENS_PER_BATCH["cpu"]:
+                found.append([])
+            found[-1].append(row)
+        return found
+
     def scoring(self, adapters: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Work:
         """The answers to all texts at each weight of the second of two adapters."""
 
@@ -170,7 +180,7 @@ def price_of_a_weight(ground: Ground, rounds: int) -> None:
 
 def price_of_a_mix_per_text(ground: Ground, rounds: int) -> None:
     """Adapters mixed anew for each text."""
-    batches, dtype = ground.batches(), torch.bfloat16 if ground.bf16 else torch.float32
+    batches, packs, dtype = ground.batches(), ground.packs(), torch.bfloat16 if ground.bf16 else torch.float32
     network = model_stage.filled(ground.base, {}).to(dtype).requires_grad_(False)
     identity = model_stage.identity(model_stage.BaseEncoder(base="minilm_l6"))
 
@@ -182,7 +192,7 @@ def price_of_a_mix_per_text(ground: Ground, rounds: int) -> None:
     works: dict[str, Work] = {"plain": ground.plain, "padded": padded}
     for m in (1, 3):
         members = ground.members(1 + m)
-        blend, shares = Blend(network, members), torch.rand(max(len(b["input_ids"]) for b in batches), 1 + m)
+        blend, shares = Blend(network, members), torch.rand(max(map(len, packs)), 1 + m)
         own = dict(ground.base.network.named_parameters())
         adapters = TrainedSet(
             [f"a{i}" for i in range(1 + m)], own, [folded(member, own) for member in members], members, []
@@ -195,13 +205,23 @@ def price_of_a_mix_per_text(ground: Ground, rounds: int) -> None:
             for batch in batches:
                 blend(shares[: len(batch["input_ids"])].softmax(1), **batch)
 
-        works |= {f"mixed, m = {m}": mixed, f"answered, m = {m}": partial(fast.logits, ground.rows)}
+        packed = PackedBlend(blend)
+
+        @torch.no_grad()
+        def without_padding(packed: PackedBlend = packed, shares: Tensor = shares) -> None:
+            for batch in packs:
+                packed(shares[: len(batch)].softmax(1), batch)
+
+        works |= {f"mixed, m = {m}": mixed, f"packed, m = {m}": without_padding}
+        works |= {f"answered, m = {m}": partial(fast.logits, ground.rows)}
     seconds = measured(works, rounds=rounds)
     f = seconds["plain"] / N_PLAIN
-    print(f"{'known attacks':14} {'one mixed pass / padded pass':>30} {'whole answer, in F':>24} {'m + 2':>6}")
+    columns = {"padded, in padded passes": 24, "without padding, in F": 23, "whole answer, in F": 23, "m + 2": 6}
+    print("one mixed pass", *(f"{name:>{width}}" for name, width in columns.items()))
     for m in (1, 3):
-        ratio, whole = seconds[f"mixed, m = {m}"] / seconds["padded"], seconds[f"answered, m = {m}"] / f
-        print(f"m = {m:<10} {shown(ratio):>30} {shown(whole):>24} {m + 2:>6}")
+        found = seconds[f"mixed, m = {m}"] / seconds["padded"], seconds[f"packed, m = {m}"] / f
+        cells = [*map(shown, found), shown(seconds[f"answered, m = {m}"] / f), str(m + 2)]
+        print(f"m = {m:<10}", *(f"{cell:>{width}}" for cell, width in zip(cells, columns.values(), strict=True)))
     print(f"padded pass: {np.median(seconds['padded'] / f):.2f} F")
 
 

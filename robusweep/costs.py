@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,13 +81,14 @@ class Meter:
         """The rule's own passes, and the one with the weights that it gave."""
         import torch
 
-        from robusweep.mixture import Blend, Mixture
+        from robusweep.mixture import Blend, Mixed, Mixture
 
         base, members, inputs = self._base, system.adapters.members, self._inputs
         blend = Blend(base.network, members, factored=system.factored)
         mixture = Mixture(blend, system.rule, system.keys)
         answers = torch.zeros(len(members), 1, len(base.label_names), device=base.device)
-        return _flops(base.network, lambda: blend(mixture.weights(answers, **inputs), **inputs))
+        mixed: Mixed = partial(blend, **inputs)
+        return _flops(base.network, lambda: mixed(mixture.weights(answers, mixed)))
 
 
 def _pass_flops(network: Any, inputs: Mapping[str, Any]) -> int:

@@ -238,13 +238,17 @@ class Mixture:
     rule: str
     keys: Mapping[str, Any] = field(default_factory=dict)
 
-    def weights(self, logits: Tensor, **inputs: Tensor) -> Tensor:
-        """[texts, members], from the members' own logits [members, texts, classes]; float32, rows sum to 1."""
-        return RULES[self.rule](logits, partial(self.blend, **inputs), **self.keys)
+    def weights(self, logits: Tensor, mixed: Mixed) -> Tensor:
+        """[texts, members], from the members' own logits [members, texts, classes]; float32, rows sum to 1.
+
+        ``mixed``: a pass over the same texts, for rules that try weights out.
+        """
+        return RULES[self.rule](logits, mixed, **self.keys)
 
     def __call__(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """(logits [texts, classes], weights [texts, members]): each member alone, then one mixed pass."""
         n_texts = len(next(iter(inputs.values())))
         each = [self.blend(self.blend.alone(i, n_texts), **inputs) for i in range(self.blend.n_members)]
-        weights = self.weights(torch.stack(each), **inputs)
-        return self.blend(weights, **inputs), weights
+        mixed: Mixed = partial(self.blend, **inputs)
+        weights = self.weights(torch.stack(each), mixed)
+        return mixed(weights), weights

@@ -86,7 +86,7 @@ class PackedEncoder:
     @torch.inference_mode()
     def trunk(self, rows: Sequence[Row], n_layers: int) -> tuple[Tensor, list[Span]]:
         """([n_tokens, hidden] after the first ``n_layers`` layers, where each row's tokens are)."""
-        x, spans = self._embed(rows), _spans([len(row) for row in rows])
+        x, spans = self._embed(rows), spans_of([len(row) for row in rows])
         for layer in self._layers[:n_layers]:
             x = _layer(layer, x, spans)
         return x, spans
@@ -129,7 +129,8 @@ def pack(network: nn.Module, dtype: torch.dtype = torch.float32) -> PackedEncode
 
 
 # --------------------------------------------------------------------------------------------- the pass
-def _spans(lengths: Sequence[int]) -> list[Span]:
+def spans_of(lengths: Sequence[int]) -> list[Span]:
+    """Neighbours of equal length, of rows that are sorted by length."""
     found: list[Span] = []
     first = begin = 0
     while first < len(lengths):
@@ -157,13 +158,7 @@ def _normed(x: Tensor, norm: Norm) -> Tensor:
 
 def _layer(layer: Layer, x: Tensor, spans: Sequence[Span]) -> Tensor:
     """[n_tokens, hidden] -> the same, one layer later."""
-    qkv = _linear(x, layer.qkv)
-    mixed = qkv.new_empty(len(x), layer.width)
-    for s in spans:
-        q, k, v = qkv[s.begin : s.end].view(s.n, s.length, 3, layer.n_heads, -1).permute(2, 0, 3, 1, 4)
-        heads = F.scaled_dot_product_attention(q, k, v)
-        mixed[s.begin : s.end].view(s.n, s.length, layer.n_heads, -1).copy_(heads.transpose(1, 2))
-    return _after_attention(layer, mixed, x)
+    return _after_attention(layer, attended(_linear(x, layer.qkv), spans, layer.n_heads), x)
 
 
 def _first_tokens(layer: Layer, x: Tensor, spans: Sequence[Span]) -> Tensor:
@@ -172,14 +167,33 @@ def _first_tokens(layer: Layer, x: Tensor, spans: Sequence[Span]) -> Tensor:
     queries = weight[:width], None if bias is None else bias[:width]
     keys_values = weight[width:], None if bias is None else bias[width:]
     kv = _linear(x, keys_values)
-    x = x[torch.cat([torch.arange(s.begin, s.end, s.length) for s in spans])]
-    query = _linear(x, queries)
+    x = x[first_tokens(spans)]
+    return _after_attention(layer, attended_first(_linear(x, queries), kv, spans, layer.n_heads), x)
+
+
+def attended(qkv: Tensor, spans: Sequence[Span], n_heads: int) -> Tensor:
+    """[n_tokens, 3 * width], queries, keys and values side by side -> [n_tokens, width]."""
+    mixed = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
+    for s in spans:
+        q, k, v = qkv[s.begin : s.end].view(s.n, s.length, 3, n_heads, -1).permute(2, 0, 3, 1, 4)
+        heads = F.scaled_dot_product_attention(q, k, v)
+        mixed[s.begin : s.end].view(s.n, s.length, n_heads, -1).copy_(heads.transpose(1, 2))
+    return mixed
+
+
+def attended_first(query: Tensor, keys_values: Tensor, spans: Sequence[Span], n_heads: int) -> Tensor:
+    """Queries of first tokens [n_rows, width], and [n_tokens, 2 * width] of all tokens -> [n_rows, width]."""
     mixed = torch.empty_like(query)
     for s in spans:
-        k, v = kv[s.begin : s.end].view(s.n, s.length, 2, layer.n_heads, -1).permute(2, 0, 3, 1, 4)
-        q = query[s.first : s.first + s.n].view(s.n, layer.n_heads, 1, -1)
-        mixed[s.first : s.first + s.n] = F.scaled_dot_product_attention(q, k, v).reshape(s.n, width)
-    return _after_attention(layer, mixed, x)
+        k, v = keys_values[s.begin : s.end].view(s.n, s.length, 2, n_heads, -1).permute(2, 0, 3, 1, 4)
+        q = query[s.first : s.first + s.n].view(s.n, n_heads, 1, -1)
+        mixed[s.first : s.first + s.n] = F.scaled_dot_product_attention(q, k, v).reshape(s.n, -1)
+    return mixed
+
+
+def first_tokens(spans: Sequence[Span]) -> Tensor:
+    """[n_rows]: where each row's first token is."""
+    return torch.cat([torch.arange(s.begin, s.end, s.length) for s in spans])
 
 
 def _after_attention(layer: Layer, mixed: Tensor, x: Tensor) -> Tensor:
@@ -205,29 +219,28 @@ def _layers(network: nn.Module, dtype: torch.dtype, begin: int = 0) -> list[Laye
 
 def _bert_embed(base: Any, dtype: torch.dtype) -> Embed:
     """Of BERT, RoBERTa and ELECTRA, which name their parts alike."""
-    embeddings, offset = base.embeddings, 0
+    embeddings = base.embeddings
     words = _cast(embeddings.word_embeddings.weight, dtype)
     places = _cast(embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0], dtype)
     norm = _norm(embeddings.LayerNorm, dtype)
     projection = getattr(base, "embeddings_project", None)
     projected = None if projection is None else _affine(projection, dtype)
-    pad = embeddings.position_embeddings.padding_idx  # RoBERTa numbers positions from here, and skips padding
-    if pad is not None:
-        offset = pad + 1
+    pad = embeddings.position_embeddings.padding_idx
 
     def embed(rows: Sequence[Row]) -> Tensor:
-        numbered = [_positions(row, pad, offset) for row in rows]
+        numbered = [positions(row, pad) for row in rows]
         x = _normed(words[_joined(rows)] + places[_joined(numbered)], norm)
         return x if projected is None else _linear(x, projected)
 
     return embed
 
 
-def _positions(row: Row, pad: int | None, offset: int) -> Row:
+def positions(row: Row, pad: int | None) -> Row:
+    """The numbers of a row's positions; RoBERTa counts from behind ``pad``, its own, and skips padding."""
     if pad is None:
         return np.arange(len(row))
     real = row != pad
-    return np.where(real, np.cumsum(real) - 1 + offset, pad)
+    return np.where(real, np.cumsum(real) + pad, pad)
 
 
 def _bert_layer(layer: Any, dtype: torch.dtype) -> Layer:
@@ -268,6 +281,21 @@ def _distilbert_layer(layer: Any, dtype: torch.dtype) -> Layer:
         n_heads=attention.n_heads,
         activation=layer.ffn.activation,
     )
+
+
+def head_of(network: Any) -> tuple[list[nn.Module], Callable[[Sequence[Any], Tensor], Tensor]] | None:
+    """(the modules behind the encoder, what reads first tokens [n, hidden] with them as logits [n, n_classes]).
+
+    None where the head is of another make.
+    """
+    kind = type(network).__name__
+    if kind == "BertForSequenceClassification":  # its pooler reads the first of a sequence of tokens
+        return [network.bert.pooler, network.classifier], lambda parts, first: parts[1](parts[0](first[:, None]))
+    if kind == "DistilBertForSequenceClassification":
+        return [network.pre_classifier, network.classifier], lambda parts, first: parts[1](F.relu(parts[0](first)))
+    if kind.removesuffix("ForSequenceClassification") in {"Roberta", "XLMRoberta", "Camembert", "Electra"}:
+        return [network.classifier], lambda parts, first: parts[0](first[:, None])
+    return None
 
 
 def _joined(rows: Sequence[Row]) -> Tensor:

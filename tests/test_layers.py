@@ -13,8 +13,8 @@ import robusweep
 
 PACKAGE = Path(robusweep.__file__).parent
 LAYERS = {
-    0: "errors spec examples record scores seeds storage cache queries packed race halving hub front progress "
-    "environment reference pick gate membership shipped mixture units memory hypervolume",
+    0: "errors spec examples record scores seeds storage cache queries packed packed_blend race halving hub front "
+    "progress environment reference pick gate membership shipped mixture units memory hypervolume",
     1: "data model adapters tickets training mixing pruning attacks analysis",
     2: "yaml_source recipe space space_check",
     3: "assignment stored lent defended ground ticketed pruned shipping standalone "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,26 +39,32 @@ def per_text_victim(
     import torch
 
     from robusweep.mixture import Blend, Mixture
+    from robusweep.packed_blend import PackedBlend, packed_blend
 
     network = filled(model, {}).requires_grad_(False)
-    exact = Mixture(Blend(network, members, factored=factored), rule, keys)
-    mixture = exact
+    exact = mixture = Mixture(Blend(network, members, factored=factored), rule, keys)
+    packed = packed_blend(exact.blend) if model.device == "cpu" else None
     if precision == "bf16":
         cast = copy.deepcopy(network).to(torch.bfloat16)
         mixture = Mixture(Blend(cast, members, factored=factored), rule, keys)
+        packed = packed and PackedBlend(mixture.blend)
 
     def each(rows: Sequence[Row]) -> Tensor:
         """[members, rows, classes]"""
         return torch.from_numpy(np.stack([victim.logits(rows) for victim in answering])).to(model.device)
 
+    def pass_over(rows: Sequence[Row]) -> Callable[[Tensor], Tensor]:
+        """Weights [rows, members] -> logits."""
+        return partial(packed, rows=rows) if packed else partial(mixture.blend, **padded_to_longest(rows, model))
+
     @torch.no_grad()
     def weights(rows: Sequence[Row]) -> Tensor:
-        return mixture.weights(each(rows), **padded_to_longest(rows, model))
+        return mixture.weights(each(rows), pass_over(rows))
 
     @torch.no_grad()
     def mixed(rows: Sequence[Row]) -> Tensor:
-        inputs = padded_to_longest(rows, model)
-        return mixture.blend(mixture.weights(each(rows), **inputs), **inputs)
+        answer = pass_over(rows)
+        return answer(mixture.weights(each(rows), answer))
 
     _, table = embedded_by(network)
     words: Any = network.get_input_embeddings()  # type: ignore[operator]
@@ -73,7 +80,7 @@ def per_text_victim(
             hook.remove()
         return logits
 
-    return ModelVictim(model, Passes(mixed, True, embedded, table, weights), memory=memory)
+    return ModelVictim(model, Passes(mixed, packed is None, embedded, table, weights), memory=memory)
 
 
 def of_logits_victim(

@@ -273,35 +273,26 @@ def padded_to_longest(rows: Sequence[Row], model: TextModel) -> dict[str, Tensor
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def head_of(network: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
-    """First tokens [n, hidden] -> logits [n, n_classes], for the architectures of ``robusweep.packed``; else None."""
+def head_of(network: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+    """First tokens [n, hidden] -> logits [n, n_classes], for the architectures of ``robusweep.packed``; else None.
+
+    It owns its copy of the head, in ``dtype``.
+    """
     import torch
 
-    from robusweep.packed import MIN_ROWS
+    from robusweep import packed
 
-    kind = type(network).__name__
-    if kind == "BertForSequenceClassification":
-        parts = [network.bert.pooler, network.classifier]
-    elif kind == "DistilBertForSequenceClassification":
-        parts = [network.pre_classifier, network.classifier]
-    elif kind.removesuffix("ForSequenceClassification") in {"Roberta", "XLMRoberta", "Camembert", "Electra"}:
-        parts = [network.classifier]
-    else:
+    found = packed.head_of(network)
+    if found is None:
         return None
+    parts, read = found
     own = [copy.deepcopy(part).to(dtype) for part in parts]
 
-    def read(first: Tensor) -> Tensor:
+    def read_padded(first: Tensor) -> Tensor:
         n = len(first)
-        first = torch.nn.functional.pad(first, (0, 0, 0, max(0, MIN_ROWS - n)))
-        if kind.startswith("DistilBert"):
-            logits: Tensor = own[1](torch.relu(own[0](first)))
-        elif kind.startswith("Bert"):
-            logits = own[1](own[0](first[:, None]))  # the pooler reads the first of a sequence of tokens
-        else:
-            logits = own[0](first[:, None])
-        return logits[:n]
+        return read(own, torch.nn.functional.pad(first, (0, 0, 0, max(0, packed.MIN_ROWS - n))))[:n]
 
-    return read
+    return read_padded
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[Row, Row]:
