@@ -349,7 +349,13 @@ MEANINGS = {
     "Gp.n_startup_trials": "Points drawn at random before the process is fitted.",
     "Resources.executor": "`ray`: Ray Tune, on this machine or a cluster. `local`: processes on this machine.",
     "Resources.cpus": "CPUs of one trial; fractions are allowed. A trial uses one thread for each whole CPU.",
-    "Resources.gpus": "GPUs of one trial; fractions are allowed. Counted by Ray only.",
+    "Resources.gpus": "GPUs of one trial; fractions below one are allowed. Counted by Ray only.",
+    "Resources.train": "What a trial takes while its ticket and adapters are trained; null takes the trial's own. Ray "
+    "only, and not with rungs of epochs.",
+    "Resources.score": "The same while its points are attacked and scored.",
+    "Share.cpus": "CPUs of the stage, and its threads; null takes the trial's own.",
+    "Share.gpus": "GPUs of the stage, and its share of a GPU's memory; null takes the trial's own. Both stages take "
+    "some, or none, so that a trial's numbers come from one kind of device.",
     "Resources.max_concurrent": "Trials at once; null takes what the machine or cluster holds.",
     "Resources.device": "`auto`: CUDA where there is one, else the CPU.",
     "Resources.storage": "A URL at which cache and records are also kept: `s3://`, `gs://`, `file:///` and whatever "
@@ -583,6 +589,7 @@ def flag_rows() -> str:
 def recipe_page() -> str:
     fields = Recipe.model_fields
     search, suite = inner_blocks(Recipe, ["search"])[0], inner_blocks(Recipe, ["attacks"])[0]
+    resources = inner_blocks(Recipe, ["resources"])[0]
     parts = [
         f"{NOTE}\n# Recipe and search space: every key\n\n"
         "Unknown, repeated and misspelt keys are errors that name file, line and key. Anchors and tags are not read. "
@@ -611,7 +618,8 @@ def recipe_page() -> str:
         block_section("search.stop", Saturation),
         block_section("search.early_stopping", Halving) + preset_rows(),
         family_section("search.sampler", kinds(FAMILIES["samplers"])),
-        block_section("resources", inner_blocks(Recipe, ["resources"])[0]),
+        block_section("resources", resources),
+        block_section("resources.train`, `resources.score", inner_blocks(resources, ["train"])[0]),
         "## The search space\n\nA file of its own: dotted recipe keys, each with one dimension. Every key must exist "
         "in the recipe, and every corner of the space must be a valid recipe. `name`, `version`, `seed`, `data`, "
         "`attacks`, `search`, `resources`, the encoder (`model.base`, `model.stand_in`) and keys below them can't be "
@@ -626,7 +634,10 @@ def recipe_page() -> str:
 
 
 def commands() -> dict[str, Any]:
-    found: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    """Every command by its name, those of a group with the group's before it."""
+    found: dict[str, Any] = {}
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        found |= {f"{name} {inner}": c for inner, c in getattr(command, "commands", {}).items()} or {name: command}
     return found
 
 

@@ -17,6 +17,7 @@ from robusweep.mixing import AnyMixer
 from robusweep.pruning import AnyPruning
 from robusweep.recipe import Recipe, Suite, SweepPlan
 from robusweep.record import StandIn
+from robusweep.resources import Leg
 from robusweep.spec import Spec
 
 
@@ -29,8 +30,21 @@ class PointPlan(Spec):
     prune: AnyPruning | None = None
 
 
+class TrainedLeg(Spec):
+    """What a trial's training leg hands to the leg that scores. The adapters themselves are in the cache.
+
+    ``seconds``: by stage. ``made``: the views whose adapters were not in the cache before, and ``ticket`` likewise.
+    """
+
+    seconds: dict[str, float]
+    made: list[str]
+
+
 class Assignment(Spec):
-    """All that a worker needs to run one trial; it crosses processes and machines as JSON."""
+    """All that a worker needs to run one trial; it crosses processes and machines as JSON.
+
+    ``leg``: the part of the trial that this is; None is all of it. ``trained``: what the leg before came to.
+    """
 
     name: str
     number: int
@@ -39,6 +53,8 @@ class Assignment(Spec):
     points: list[PointPlan]
     stand_ins: list[StandIn] = []
     root: str  # folder that holds runs/ and cache/: seen by every worker, or with a store one on each machine
+    leg: Leg | None = None
+    trained: TrainedLeg | None = None
 
     @property
     def trial_dir(self) -> Path:

@@ -3,6 +3,8 @@
 An entry is a folder ``<root>/<stage>/<digest>``. It is made under a temporary name and renamed when whole; a manifest
 holds the checksum of each file, verified when read. A lock file per entry lets one process compute while others wait;
 the lock goes with its process, so a kill leaves nothing stale. A corrupt entry is set aside, reported and made again.
+What a process has asked for it also holds, by a second lock, so that nobody takes it out before it has been read. The
+time of the first lock's file tells when an entry was last asked for.
 With a store, what is not here is looked for there first, and what was made is pushed. No lock reaches that far: two
 machines may make the same entry at once, and the copy that is whole first stays in the store.
 """
@@ -17,8 +19,9 @@ import shutil
 import tempfile
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +40,21 @@ class Cache:
     def __init__(self, root: Path, store: Store | None = None) -> None:
         self.root, self._store = root, store
         self._kept: set[Path] = set()  # entries that are known to be in the store
+        self._held: dict[Path, int] = {}  # entry -> descriptor of the file whose lock holds it
+        weakref.finalize(self, _close, self._held)
 
     def get_or_make(self, stage: str, key: dict[str, Any], make: Callable[[Path], None]) -> tuple[Path, bool]:
         """(the entry's folder, whether it was there already). ``make`` fills an empty folder; it runs at most once.
 
-        ``key`` is everything that the stage reads. When ``make`` raises, nothing is left behind.
+        ``key`` is everything that the stage reads. When ``make`` raises, nothing is left behind. As long as this cache
+        is there, ``taken_out`` leaves the entry alone.
         """
         entry = self.root / stage / digest_of(key)
-        with _locked(entry.parent / f".{entry.name}.lock"):
+        with _locked(_lock_of(entry)):
             cached = self._intact(entry) or self._fetched(entry)
             if not cached:
                 self._make(entry, key, make)
+            self._hold(entry)
         self._keep(entry)
         return entry, cached
 
@@ -81,6 +88,11 @@ class Cache:
         if self._store is not None and entry not in self._kept and self._store.keep(_key(entry)):
             self._kept.add(entry)
 
+    def _hold(self, entry: Path) -> None:
+        if entry not in self._held:
+            self._held[entry] = os.open(_holders_of(entry), os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(self._held[entry], fcntl.LOCK_SH)
+
     def _intact(self, entry: Path) -> bool:
         if not entry.is_dir():
             return False
@@ -104,7 +116,7 @@ class Cache:
         """The outcomes of one attack on one victim, appended example by example; held by one process at a time."""
         path = self.root / "attack" / f"{digest_of(key)}.jsonl"
         store = self._store
-        with _locked(path.with_name(f".{path.name}.lock")):
+        with _locked(_lock_of(path)):
             if store is None:
                 yield OutcomeLog(path)
                 return
@@ -182,9 +194,83 @@ def _temporary(entry: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def last_use(path: Path) -> float:
+    """When an entry or a log was last asked for or written to, in seconds since the epoch.
+
+    Raises ``FileNotFoundError`` when it has gone.
+    """
+    times = [path.stat().st_mtime]
+    with suppress(FileNotFoundError):  # of a cache that was copied, say
+        times.append(_lock_of(path).stat().st_mtime)
+    return max(times)
+
+
+def taken_out(path: Path, *, unused_since: float, dry_run: bool = False) -> bool:
+    """Remove an entry or a log, unless somebody has asked for it since, waits for it or holds it; whether it is gone.
+
+    It goes under its lock and in one step, so that who comes next finds nothing, and makes it again. ``dry_run``:
+    only tell.
+    """
+    with _free(_lock_of(path)) as is_free, _free(_holders_of(path)) as is_held_by_nobody:
+        try:
+            if not is_free or not is_held_by_nobody or last_use(path) > unused_since:
+                return False
+            if dry_run:
+                return True
+            if path.is_dir():
+                aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+                path.rename(aside)
+                shutil.rmtree(aside)
+            else:
+                path.unlink()
+        except FileNotFoundError:  # somebody else was quicker
+            return False
+    return True
+
+
+def rest_taken_out(folder: Path, *, dry_run: bool = False) -> bool:
+    """Remove what a process that was killed left of an entry, unless one is making it now; whether it is gone."""
+    name = folder.name.split(".")[1]
+    with _free(folder.with_name(f".{name}.lock")) as is_free:
+        if is_free and not dry_run:
+            shutil.rmtree(folder, ignore_errors=True)
+        return is_free
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def _holders_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.held.lock")
+
+
+@contextmanager
+def _free(path: Path) -> Iterator[bool]:
+    """Whether a lock could be had at once; it is kept meanwhile. Its file keeps its time, and a new one has none."""
+    is_new = not path.exists()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if is_new:
+            os.utime(path, (0, 0))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        os.utime(path)
         yield
+
+
+def _close(descriptors: dict[Path, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)

@@ -23,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+cache_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(cache_app, name="cache", help="See what lies in the cache, and remove what is of no use.")
 
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, such as recipes/agnews_mixup.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of recipe keys.")]
@@ -44,6 +46,9 @@ def run(
         typer.Option(metavar="NEWNAME", help="The recipe was changed: run it under this name, beside the run so far."),
     ] = None,
     address: Annotated[str | None, typer.Option(help="Join a Ray cluster: auto, or host:port.")] = None,
+    runtime_env: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML or JSON: Ray's runtime environment of the workers.")
+    ] = None,
     root: Root = HERE,
     as_json: AsJson = False,
 ) -> None:
@@ -57,13 +62,15 @@ def run(
     if plan.recipe.search is None:
         raise UsageError(f"{recipe}: no 'search' block, so there is no sweep", hint=f"robusweep trial {recipe}")
     from robusweep.front import nearest_to_feasible
+    from robusweep.sweep.cluster import cluster_at
     from robusweep.sweep.run import run_sweep
 
+    cluster = cluster_at(address, runtime_env, plan.recipe.resources.executor)
     display = Display()
     begun = name or plan.recipe.name
     with display.following(root / "runs" / (fork or begun)):
         done = run_sweep(
-            plan, root=root, say=display.say, name=fork or begun, fork_of=begun if fork else None, address=address
+            plan, root=root, say=display.say, name=fork or begun, fork_of=begun if fork else None, cluster=cluster
         )
     front = [point for point in done.points if point.pareto]
     knee = next((point for point in done.points if point.knee), None)
@@ -126,6 +133,10 @@ def trial(
         print(f"clean accuracy   {_rate(point.clean_accuracy)}\nrobust accuracy  {_rate(point.robust_accuracy)}")
         for attack, score in {**point.attacks, **point.held_out}.items():
             print(f"  under {attack:20} {_rate(score.accuracy_under_attack)}")
+            if attack in point.unaided:
+                print(f"    {'by itself':24} {_rate(point.unaided[attack])}")
+        for attack, rate in point.static.items():
+            print(f"  texts by {attack:17} {_rate(rate)}, made against the clean adapter")
     print(f"record           {assignment.trial_dir / 'record.json'}")
 
 
@@ -138,8 +149,8 @@ def validate(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = 
     plan = load_recipe(recipe, overrides)
     used, stand_ins = resolved_sweep(plan)
     dataset = check_data(used)
-    n_values = len(plan.space.grid_points({}))
     n_trials = plan.recipe.search.budget.n_trials if plan.recipe.search else 1
+    fewest, most = plan.space.n_points(n_trials)
     splits = {s: len(getattr(dataset, s)) for s in ("train", "validation", "calibration", "test")}
     if as_json:
         _print_json(
@@ -153,7 +164,8 @@ def validate(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = 
                 "stand_ins": [s.model_dump(mode="json") for s in stand_ins],
                 "searched": list(plan.space.dimensions),
                 "n_trials": n_trials,
-                "points_per_trial": n_values,
+                "points_per_trial": most,
+                "fewest_points_per_trial": fewest,
             }
         )
         return
@@ -164,7 +176,11 @@ def validate(recipe: RecipeFile, overrides: Overrides = None, as_json: AsJson = 
         f"  data    {dataset.name}: {', '.join(f'{n} {s}' for s, n in splits.items())}; "
         f"{len(dataset.label_names)} labels"
     )
-    print(f"  search  {', '.join(plan.space.dimensions) or 'nothing'}: {n_trials} trials of {n_values} points each")
+    trials = f"{n_trials} trial{'s' if n_trials > 1 else ''}"
+    points = f"{most} point{'s' if most > 1 else ''}"
+    each = " each" if n_trials > 1 else ""
+    of = f"{points}{each}" if fewest == most else f"{fewest} to {points}"
+    print(f"  search  {', '.join(plan.space.dimensions) or 'nothing'}: {trials} of {of}")
 
 
 @app.command()
@@ -176,9 +192,12 @@ def plan(
         typer.Option(
             min=0,
             metavar="N",
-            help="Run the first trial on N examples: a measurement in place of assumptions.",
+            help="Run a few trials on N examples each: a measurement in place of assumptions.",
         ),
     ] = 0,
+    pilot_trials: Annotated[
+        int, typer.Option(min=1, metavar="K", help="How many trials --pilot runs at most, spread over the first ones.")
+    ] = 3,
     root: Root = HERE,
     as_json: AsJson = False,
 ) -> None:
@@ -186,7 +205,7 @@ def plan(
     from robusweep.plan import predict
     from robusweep.recipe import load_recipe
 
-    forecast = predict(load_recipe(recipe, overrides), root, n_pilot=pilot)
+    forecast = predict(load_recipe(recipe, overrides), root, n_pilot=pilot, n_pilot_trials=pilot_trials)
     if as_json:
         _print_json(forecast)
         return
@@ -215,6 +234,10 @@ def attack(
     calibrate: Annotated[
         bool, typer.Option(help="Divide logits by a temperature fitted on rows that are not attacked.")
     ] = True,
+    adaptive: Annotated[
+        bool,
+        typer.Option(help="Where mixing weights depend on the text: also try texts that break single adapters."),
+    ] = True,
     max_tokens: Annotated[int, typer.Option(min=8, help="Longer texts are cut.")] = 512,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16; successes are confirmed in fp32.")] = "auto",
@@ -241,6 +264,7 @@ def attack(
         n=n,
         seed=seed,
         calibrate=calibrate,
+        adaptive=adaptive,
         max_tokens=max_tokens,
         device=device,
         precision=precision,
@@ -368,8 +392,9 @@ def status(name: RunName, root: Root = HERE, as_json: AsJson = False) -> None:
     for line in (found.growth, found.ended and f"ended before its budget was spent: {found.ended}"):
         if line:
             print(f"  {line}")
+    width = max([12, *(len(row.standing) for row in found.trials)])
     for row in found.trials:
-        print(f"  {row.id}  {row.state:12} {row.last}{f' ({row.doing})' if row.doing else ''}")
+        print(f"  {row.id}  {row.standing:{width}} {row.last}{f' ({row.doing})' if row.doing else ''}")
 
 
 @app.command()
@@ -382,6 +407,12 @@ def pareto(
     everything: Annotated[bool, typer.Option("--all", help="Dominated points, too.")] = False,
     chances: Annotated[
         bool, typer.Option("--chances", help="How often a point is on the front when the examples are drawn again.")
+    ] = False,
+    static: Annotated[
+        bool, typer.Option("--static", help="Also a table of rates on texts made against the clean adapter.")
+    ] = False,
+    unaided: Annotated[
+        bool, typer.Option("--unaided", help="Also a table of rates without texts that break single adapters.")
     ] = False,
     root: Root = HERE,
     as_json: AsJson = False,
@@ -405,7 +436,13 @@ def pareto(
         more = {} if shares is None else {p.id: {"front_probability": shares.get(p.id)} for p in chosen}
         _print_json([p.model_dump(mode="json") | more.get(p.id, {}) for p in chosen])
     else:
+        from robusweep.report.terminal import apart_table
+
         _print_front(chosen, with_dominated=True, probabilities=shares)
+        if static:
+            _print_wide(apart_table(chosen, "static"), least=80)
+        if unaided:
+            _print_wide(apart_table(chosen, "unaided"), least=80)
 
 
 @app.command()
@@ -644,6 +681,57 @@ def schema(
         print(out)
 
 
+@cache_app.command(name="ls")
+def cache_ls(root: Root = HERE, as_json: AsJson = False) -> None:
+    """List what lies in this machine's cache by kind: how many, how large, and when it was last used."""
+    from dataclasses import asdict
+
+    from robusweep.upkeep import age_text, listed, n_owed, size_text, total_bytes
+
+    groups, owed = listed(root), n_owed(root)
+    if as_json:
+        kinds = [asdict(group) for group in groups]
+        _print_json({"cache": str(root / "cache"), "kinds": kinds, "n_bytes": total_bytes(groups), "n_owed": owed})
+        return
+    for group in groups:
+        ages = " to ".join(dict.fromkeys(map(age_text, (group.last_use_days, group.longest_unused_days))))
+        print(f"{group.kind:12} {group.n:7,}  {size_text(group.n_bytes):>9}  used {ages + ' ago':26} {group.what}")
+    print(f"{'in all':12} {sum(group.n for group in groups):7,}  {size_text(total_bytes(groups)):>9}  {root / 'cache'}")
+    if owed:
+        print(f"{owed} of them are still to be pushed to a store")
+
+
+@cache_app.command(name="prune")
+def cache_prune(
+    older_than: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="DAYS", help="Also remove all that was neither read nor written for so long."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+    root: Root = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Remove half-trained states that nobody needs and rests of killed processes from this machine's cache.
+
+    What goes is made again where it is asked for. What a run has used since it began stays while it runs, as does what
+    any process holds, and what a store has not got yet. A store itself (resources.storage) is left as it is.
+    """
+    from dataclasses import asdict
+
+    from robusweep.upkeep import prune, size_text, total_bytes
+
+    pruned = prune(root, older_than_days=older_than, dry_run=dry_run)
+    n_bytes = total_bytes(pruned.groups)
+    if as_json:
+        _print_json(asdict(pruned) | {"n_bytes": n_bytes})
+        return
+    for group in pruned.groups:
+        print(f"{group.kind:12} {group.n:7,}  {size_text(group.n_bytes):>9}  {group.what}")
+    print(f"{'would go' if dry_run else 'removed'}: {sum(g.n for g in pruned.groups):,}, {size_text(n_bytes)}")
+    if pruned.n_kept:
+        print(f"{pruned.n_kept:,} more are in use by a run or a process, or still to be pushed to a store")
+
+
 @app.callback(invoke_without_command=True)
 def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
@@ -668,14 +756,21 @@ def _print_front(
 ) -> None:
     from robusweep.report.terminal import front_table
 
-    _print_wide(front_table(points, with_dominated=with_dominated, probabilities=probabilities))
+    width = _width()
+    table = front_table(points, with_dominated=with_dominated, probabilities=probabilities, width=width)
+    _print_wide(table, least=80)
 
 
-def _print_wide(table: Any) -> None:
-    """A table of rich, at least 100 columns wide also where the terminal is narrower, or none."""
+def _print_wide(table: Any, *, least: int = 100) -> None:
+    """A table of rich, at least so many columns wide also where the terminal is narrower, or none."""
     from rich.console import Console
 
-    Console(width=max(100, shutil.get_terminal_size((120, 24)).columns)).print(table)
+    Console(width=max(least, _width())).print(table)
+
+
+def _width() -> int:
+    """Columns of the terminal; 120 where there is none."""
+    return shutil.get_terminal_size((120, 24)).columns
 
 
 def _rate(rate: Any) -> str:

@@ -95,7 +95,7 @@ class Display:
         for heading in ("trial", "state", "doing", "last"):
             table.add_column(heading, no_wrap=heading != "last")
         for row in status.trials[-12:]:
-            table.add_row(row.id, row.state, row.doing, row.last)
+            table.add_row(row.id, row.standing, row.doing, row.last)
         return Group(*map(Text, self._lines[-8:]), table)
 
 
@@ -109,7 +109,7 @@ class AttackDisplay:
         self._counts: dict[str, list[int]] = {}  # attack -> [examples done, of them attacked, of them broken]
         self._evaluation: Evaluation | None = None
         self._began = time.monotonic()
-        self._n_examples = 0
+        self._n_examples, self._part = 0, ""
 
     def __enter__(self) -> AttackDisplay:
         return self
@@ -125,10 +125,13 @@ class AttackDisplay:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def start(self, evaluation: Evaluation, n_examples: int) -> None:
-        """The first attack is about to begin."""
+    def start(self, evaluation: Evaluation, n_examples: int, part: str = "") -> None:
+        """Attacks are about to begin, on the whole model or on a part of it."""
         self._evaluation, self._n_examples, self._began = evaluation, n_examples, time.monotonic()
-        if self._terminal:
+        self._part = part
+        self._counts.clear()
+        self._tasks.clear()
+        if self._terminal and self._bars is None:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -144,16 +147,13 @@ class AttackDisplay:
         counted[1] += outcome.status != "misclassified"
         counted[2] += outcome.status == "broken"
         standing = f"{counted[2]} of {counted[1]} attacked are broken"
+        name = f"{self._part}, {attack.kind}" if self._part else attack.kind
         if self._bars is not None:
             if attack.kind not in self._tasks:
-                self._tasks[attack.kind] = self._bars.add_task(
-                    attack.kind, total=self._n_examples, standing="", speed=""
-                )
+                self._tasks[attack.kind] = self._bars.add_task(name, total=self._n_examples, standing="", speed="")
             self._bars.update(self._tasks[attack.kind], advance=1, standing=standing, speed=self._speed())
         elif counted[0] % max(1, self._n_examples // self._n_lines) == 0 or counted[0] == self._n_examples:
-            self.say(
-                f"{attack.kind}: {counted[0]}/{self._n_examples}, {standing}, {self._speed()}{self._left(counted[0])}"
-            )
+            self.say(f"{name}: {counted[0]}/{self._n_examples}, {standing}, {self._speed()}{self._left(counted[0])}")
 
     def _speed(self) -> str:
         n_computed = self._evaluation.n_computed if self._evaluation else 0  # what is remembered costs nothing

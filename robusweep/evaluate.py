@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from robusweep import model as model_stage
 from robusweep.attacks import Attack, Protocol, attack_kinds, protocol_hash, resolve
 from robusweep.attacks.evaluation import Evaluation, OnOutcome, Terms
 from robusweep.attacks.protocol import ChangedProtocol, named_protocol
+from robusweep.attacks.replay import Pool, aided, pooled
 from robusweep.cache import Cache
 from robusweep.data.base import Corpus, Row
 from robusweep.data.cleaning import cleaned
@@ -41,12 +42,17 @@ FORMATS: dict[str, type[LabelledFile]] = {
 }
 N_CALIBRATION = 200  # at most, from the rows behind those that are attacked
 FEWEST_FOR_CALIBRATION = 30
+OF_PARTS = "texts that break single adapters or their even mean"
 Say = Callable[[str], None]
+OnStart = Callable[[Evaluation, int, str], None]  # what is attacked now, on how many examples; "", or which part it is
 
 
 @dataclass(frozen=True)
 class Question:
-    """What to attack, with what, and on which texts. ``n``: the first so many rows; None takes all."""
+    """What to attack, with what, and on which texts. ``n``: the first so many rows; None takes all.
+
+    ``adaptive``: where mixing weights depend on the text, what breaks a single adapter or their mean is tried, too.
+    """
 
     model: str
     data: Path
@@ -57,6 +63,7 @@ class Question:
     n: int | None = None
     seed: int = 0
     calibrate: bool = True
+    adaptive: bool = True
     max_tokens: int = 512
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: model_stage.Precision = "auto"
@@ -66,7 +73,10 @@ class Question:
 @dataclass(frozen=True)
 class Answer:
     """How a model stood. ``outcomes`` are by attack, in the order of ``examples``; ``predicted`` holds what the model
-    says of each example and of each adversarial text."""
+    says of each example and of each adversarial text.
+
+    ``unaided``: the accuracy under each attack by itself, where texts that break single adapters were tried, too.
+    """
 
     protocol: Protocol
     protocol_hash: str
@@ -81,6 +91,7 @@ class Answer:
     stand_ins: list[StandIn]
     temperature: float | None
     n_computed: int  # texts that went through the network in this run
+    unaided: dict[str, Rate] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as ``--json`` prints them."""
@@ -90,6 +101,7 @@ class Answer:
             "clean_accuracy": self.clean_accuracy.model_dump(),
             "robust_accuracy": self.robust_accuracy.model_dump() if self.robust_accuracy else None,
             "attacks": {name: _score(name, AttackScore.of(rows)) for name, rows in self.outcomes.items()},
+            "unaided": {name: rate.model_dump() for name, rate in self.unaided.items()},
             "flags": [flag.model_dump() for flag in self.flags],
             "temperature": self.temperature,
             "stand_ins": [stand_in.model_dump() for stand_in in self.stand_ins],
@@ -106,6 +118,7 @@ class Answer:
             )
             for name, score in ((name, AttackScore.of(rows)) for name, rows in self.outcomes.items())
         ]
+        rates += [(f"accuracy under {name} by itself, without {OF_PARTS}", r) for name, r in self.unaided.items()]
         return {
             "title": f"{', '.join(self.outcomes)} against {question.model}",
             "facts": [
@@ -142,6 +155,7 @@ class Answer:
                 "n_queries": outcome.n_queries,
                 "words_changed": outcome.n_words_changed,
                 "similarity": outcome.similarity,
+                "replayed": outcome.replayed,
             }
             for name, rows in self.outcomes.items()
             for example, label, outcome in zip(self.examples, self.labels, rows, strict=True)
@@ -238,14 +252,14 @@ def attack_model(
     question: Question,
     *,
     say: Say = lambda _text: None,
-    on_start: Callable[[Evaluation, int], None] = lambda _evaluation, _n: None,
+    on_start: OnStart = lambda _evaluation, _n, _part: None,
     on_outcome: OnOutcome | None = None,
 ) -> Answer:
     """Attack the model; give the same question again after a kill, and no query is repeated.
 
-    What is known lies in ``root/cache``. ``say`` hears notices; ``on_start`` gets the evaluation and the number of
-    examples before the first attack, ``on_outcome`` each outcome at once. Raises ``MissingError`` for a model, file,
-    column or resource that can't be read or had, and ``UsageError`` for a label that the model does not know.
+    What is known lies in ``root/cache``. ``say`` hears notices, ``on_start`` what is attacked next; ``on_outcome`` gets
+    each outcome at once. Raises ``MissingError`` for a model, file, column or resource that can't be read or had, and
+    ``UsageError`` for a label that the model does not know.
     """
     attacks, stand_ins = _resolved(question)
     for stand_in in stand_ins:
@@ -265,16 +279,23 @@ def attack_model(
             "needed; over-confidence may look robust"
         )
         calibration = []
-    evaluation = _evaluation(question, model, system, identity, examples, calibration)
     if isinstance(system, PerText):
-        say(
-            "NOTICE mixing weights depend on the text: each attack aims at the whole, and what breaks single adapters "
-            "is not tried; a sweep's attacks.adaptive does"
-        )
-    on_start(evaluation, len(examples))
-    outcomes = {attack.kind: evaluation.attack(attack, examples, on_outcome=on_outcome) for attack in attacks}
-    suite = {attack.kind: (attack, outcomes[attack.kind]) for attack in attacks}
-    changing = {name: found for name, (attack, found) in suite.items() if attack.goal == "change_label"}
+        tried = f"{OF_PARTS} are {'tried, too' if question.adaptive else 'not tried'}"
+        say(f"{'' if question.adaptive else 'NOTICE '}mixing weights depend on the text: {tried}")
+    evaluated = _evaluations(question, model, identity, examples, calibration)
+    evaluation = evaluated(system)
+    on_start(evaluation, len(examples), "")
+    alone = {attack.kind: evaluation.attack(attack, examples, on_outcome=on_outcome) for attack in attacks}
+    suite = {attack.kind: (attack, alone[attack.kind]) for attack in attacks}
+    flags = evaluation.flags(suite, examples)
+    aimed = [attack for attack in attacks if attack.goal == "change_label"]
+    aids, n_more = dict[str, Pool](), 0
+    if isinstance(system, PerText) and question.adaptive:
+        standing = [(attack, _standing(examples, alone[attack.kind])) for attack in aimed]
+        aids, n_more = _against_parts(system, standing, evaluated, on_start=on_start, on_outcome=on_outcome)
+    elif isinstance(system, PerText):
+        flags.append(Flag(name="no_adaptive_attack", detail="--no-adaptive"))
+    outcomes = alone | {name: aided(evaluation, alone[name], examples, pool) for name, pool in aids.items()}
     texts = [e.text for e in examples]
     texts += [o.perturbed_text for found in outcomes.values() for o in found if o.perturbed_text is not None]
     predicted = dict(zip(texts, evaluation.predictions(texts), strict=True))
@@ -285,14 +306,43 @@ def attack_model(
         labels=tuple(row.label for row in taken),
         examples=tuple(examples),
         clean_accuracy=evaluation.clean_accuracy,
-        robust_accuracy=robust_accuracy(changing) if changing else None,
+        robust_accuracy=robust_accuracy({attack.kind: outcomes[attack.kind] for attack in aimed}) if aimed else None,
         outcomes=outcomes,
         predicted=predicted,
-        flags=evaluation.flags(suite, examples),
+        flags=flags,
         stand_ins=stand_ins,
         temperature=evaluation.temperature,
-        n_computed=evaluation.n_computed,
+        n_computed=evaluation.n_computed + n_more,
+        unaided={name: AttackScore.of(alone[name]).accuracy_under_attack for name in aids},
     )
+
+
+def _standing(examples: Sequence[Example], outcomes: Sequence[AttackOutcome]) -> list[Example]:
+    return [example for example, o in zip(examples, outcomes, strict=True) if o.status == "survived"]
+
+
+def _against_parts(
+    system: PerText,
+    standing: Sequence[tuple[Attack, Sequence[Example]]],
+    evaluated: Callable[[System], Evaluation],
+    *,
+    on_start: OnStart,
+    on_outcome: OnOutcome | None,
+) -> tuple[dict[str, Pool], int]:
+    """(by attack, what it breaks of each adapter alone and of their even mean; how many texts that computed).
+
+    ``standing``: the examples that still stand under each attack. Only for these it matters what breaks a part.
+    """
+    found: dict[str, list[Sequence[AttackOutcome]]] = {attack.kind: [] for attack, _ in standing}
+    n_computed = 0
+    parts = defended.aides(system) if any(examples for _, examples in standing) else []
+    for name, part in zip([*(f"{name} alone" for name in system.adapters.names), "even mean"], parts, strict=False):
+        evaluation = evaluated(part)
+        for attack, examples in standing:
+            on_start(evaluation, len(examples), name)
+            found[attack.kind].append(evaluation.attack(attack, examples, on_outcome=on_outcome))
+        n_computed += evaluation.n_computed
+    return {name: pooled(rows) for name, rows in found.items()}, n_computed
 
 
 def _resolved(question: Question) -> tuple[list[Attack], list[StandIn]]:
@@ -354,27 +404,33 @@ def label_index(question: Question, rows: Sequence[Row], label_names: Sequence[s
     return found
 
 
-def _evaluation(
+def _evaluations(
     question: Question,
     model: TextModel,
-    system: System,
     identity: str,
     examples: Sequence[Example],
     calibration: Sequence[Example],
-) -> Evaluation:
+) -> Callable[[System], Evaluation]:
+    """What makes an evaluation of a system on the model. Systems inside one another share what they have answered."""
     cache = Cache(question.root / "cache")
     bf16 = model_stage.uses_bf16(question.precision, model.device)
-    digest = defended.digest(system, model, identity)
     terms = Terms(question.protocol, question.seed, bf16, model.device)
+    memories: dict[str, QueryMemory] = {}
 
     def memory(digest: str, precision: str) -> QueryMemory:
         name = digest_of({"code": ANSWERS, "victim": digest, "precision": precision, **terms.hardware})
-        return QueryMemory(cache.root / "queries" / f"{name}.bin")
+        if name not in memories:
+            memories[name] = QueryMemory(cache.root / "queries" / f"{name}.bin")
+        return memories[name]
 
-    fast, exact = defended.victims(system, model, identity, bf16=bf16, memory=memory)
-    return Evaluation(
-        fast, exact, digest=digest, clean=examples, calibration=calibration or None, terms=terms, cache=cache
-    )
+    def evaluated(system: System) -> Evaluation:
+        digest = defended.digest(system, model, identity)
+        fast, exact = defended.victims(system, model, identity, bf16=bf16, memory=memory)
+        return Evaluation(
+            fast, exact, digest=digest, clean=examples, calibration=calibration or None, terms=terms, cache=cache
+        )
+
+    return evaluated
 
 
 def _hash(question: Question, attacks: Sequence[Attack], examples: Sequence[Example], *, calibrated: bool) -> str:
@@ -388,4 +444,5 @@ def _hash(question: Question, attacks: Sequence[Attack], examples: Sequence[Exam
         data_digest=sha.hexdigest(),
         calibrate=calibrated,
         seed=question.seed,
+        adaptive=question.adaptive,
     )

@@ -74,7 +74,10 @@ class Constraint(Spec):
 
 
 class Point(Spec):
-    """One scored point as every reader of a sweep sees it: ``pareto --json``, ``front.json``, MLflow, the report."""
+    """One scored point as every reader of a sweep sees it: ``pareto --json``, ``front.json``, MLflow, the report.
+
+    ``unaided`` and ``static`` are those of its record, and empty where there are none.
+    """
 
     id: str
     trial: int
@@ -83,6 +86,8 @@ class Point(Spec):
     robust_accuracy: Rate
     attacks: dict[str, dict[str, Any]]
     held_out: dict[str, dict[str, Any]] = {}
+    unaided: dict[str, Rate] = {}
+    static: dict[str, Rate] = {}
     train_seconds: float
     inference_flops: int | None = None  # None: a record of an earlier version
     n_parameters: int | None = None
@@ -167,6 +172,8 @@ def assess(
             robust_accuracy=point.robust_accuracy,
             attacks={name: score.model_dump(mode="json") for name, score in point.attacks.items()},
             held_out={name: score.model_dump(mode="json") for name, score in point.held_out.items()},
+            unaided=point.unaided,
+            static=point.static,
             train_seconds=trial.train_seconds,
             inference_flops=point.inference_flops,
             n_parameters=point.n_parameters,

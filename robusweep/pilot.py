@@ -1,19 +1,20 @@
-"""The first trial of a sweep on few examples: what a forecast can measure, and what the sweep then finds in its cache.
+"""A few trials of a sweep on few examples: what a forecast can measure, and what the sweep then finds in its cache.
 
-Nothing of it is lost: its adapters, and the outcomes of the examples that it attacked, are those of the sweep's own
-first trial.
+Nothing of it is lost: adapters, and outcomes of the examples that were attacked, are those of the sweep's own trials.
+So only trials are tried whose parameters are known before any trial has ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robusweep.assignment import Assignment
 from robusweep.cache import Cache
@@ -23,12 +24,15 @@ from robusweep.record import StandIn, TrialRecord, read_outcomes, read_trial, wr
 from robusweep.seeds import generator
 from robusweep.spec import Spec
 from robusweep.sweep.driver import Driver
+from robusweep.sweep.study import learns_after
 from robusweep.trial import run_trial
 
 PILOT_CODE = 2  # raise it when a pilot would measure something else
-ELSEWHERE = {"executor", "max_concurrent", "storage"}  # of ``resources``: where trials run changes no measurement
+ELSEWHERE = {"executor", "max_concurrent", "storage", "train", "score"}  # of ``resources``: changes no measurement
 RECORD, TEXTS = "record.json", "texts.json"
 N_RESAMPLES = 2000
+
+T = TypeVar("T")
 
 
 class Text(Spec):
@@ -55,60 +59,115 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Pilot:
+class Piloted:
+    """One trial on the pilot's examples."""
+
     record: TrialRecord
     texts: Texts
 
     @property
-    def n_examples(self) -> int:
-        return len(self.texts.attacked)
+    def n_points(self) -> int:
+        return len(self.record.points)
 
     @property
     def n_queries(self) -> int:
         """That were asked, over all points and attacks."""
         return sum(text.n_queries for text in self.texts.attacked)
 
-    def queries(self, words: Sequence[int], n_points: int) -> Estimate:
-        """Of a sweep with ``n_points``, whose attacked texts have so many ``words``.
 
-        What a point asks for each word that it is right about, a ratio over the pilot's texts, and what this trial's
-        points are right about, which is known of every text. The interval is a bootstrap over the texts.
+@dataclass(frozen=True)
+class Pilot:
+    """Trials of one sweep, all on the same examples."""
+
+    trials: Sequence[Piloted]
+
+    @property
+    def n_examples(self) -> int:
+        return len(self.trials[0].texts.attacked)
+
+    @property
+    def n_queries(self) -> int:
+        """That were asked, over all trials, points and attacks."""
+        return sum(trial.n_queries for trial in self.trials)
+
+    def queries(self, words: Sequence[int], others: Sequence[int]) -> Estimate:
+        """Of a sweep whose attacked texts have so many ``words``. ``others``: the points of each trial not tried here.
+
+        Of a trial that was tried: what its points ask for each word that they are right about, a ratio over the
+        examples, and what they are right about, which is known of every text. A point of the others asks what a point
+        of these asks on the average. The interval is a bootstrap over the examples, the same ones in all trials; for
+        the others, the spread between the trials comes on top, by Student's t: it is seen on few.
         """
-        met = [(t.n_queries, t.n_words * t.n_right) for t in self.texts.attacked if t.n_right]
-        rows = np.array(met, dtype=float).reshape(-1, 2)
-        left = sum(w * n for w, n in zip(words, self.texts.n_right, strict=True)) - rows[:, 1].sum()
-        scale = n_points / len(self.record.points)
-
-        def whole(asked: Any, of: Any) -> Any:
-            return scale * (self.n_queries + left * asked / np.maximum(of, 1.0))
-
-        value = float(whole(*rows.sum(axis=0)))
-        if len(rows) < 2:
+        asked = np.array([[t.n_queries for t in one.texts.attacked] for one in self.trials], dtype=float)
+        of = np.array([[t.n_words * t.n_right for t in one.texts.attacked] for one in self.trials], dtype=float)
+        right = np.array([one.texts.n_right for one in self.trials], dtype=float)
+        asked, of = asked[:, of.any(axis=0)], of[:, of.any(axis=0)]
+        done, left = asked.sum(axis=1), right @ np.array(words, dtype=float) - of.sum(axis=1)
+        points = np.array([one.n_points for one in self.trials], dtype=float)
+        scale = 1 + sum(others) / points.sum()
+        trials = done + left * done / np.maximum(of.sum(axis=1), 1.0)
+        value, n = float(scale * trials.sum()), asked.shape[1]
+        if n < 2:
             return Estimate(value, None)
-        drawn = generator(0, "pilot").integers(len(rows), size=(N_RESAMPLES, len(rows)))
-        low, high = np.percentile(whole(*rows[drawn].sum(axis=1).T), [2.5, 97.5])
-        return Estimate(value, (min(value, float(low)), max(value, float(high))))
+        random = generator(0, "pilot")
+        drawn = random.integers(n, size=(N_RESAMPLES, n))
+        resampled = asked[:, drawn].sum(axis=2) / np.maximum(of[:, drawn].sum(axis=2), 1.0)
+        whole = scale * (done[:, None] + left[:, None] * resampled).sum(axis=0)
+        if len(points) > 1:
+            whole += _between(trials, points, others) * random.standard_t(len(points) - 1, size=N_RESAMPLES)
+        low, high = np.percentile(whole, [2.5, 97.5])
+        return Estimate(value, (max(done.sum(), min(value, float(low))), max(value, float(high))))
 
     def train_seconds(self) -> dict[str, float]:
-        """Training method -> seconds, summed over this trial's adapters of that method."""
+        """Training method -> seconds, summed over the adapters of that method; what trials share counts once."""
         found: dict[str, float] = {}
-        for adapter in self.record.adapters:
+        for adapter in {a.cache_key: a for trial in self.trials for a in trial.record.adapters}.values():
             found[adapter.method] = found.get(adapter.method, 0.0) + adapter.train_seconds + adapter.reference_seconds
         return found
 
     def query_seconds(self) -> float:
         """Of one query of an attack, the attack's own work included."""
-        spent = sum(s for point in self.record.points for stage, s in point.seconds.items() if "attack " in stage)
-        return spent / max(1, self.n_queries)
+        return self._seconds(lambda stage: "attack " in stage) / max(1, self.n_queries)
 
     def rest_seconds(self) -> float:
         """Of a point, attacks aside."""
-        spent = [s for point in self.record.points for stage, s in point.seconds.items() if "attack " not in stage]
-        return sum(spent) / len(self.record.points)
+        return self._seconds(lambda stage: "attack " not in stage) / sum(trial.n_points for trial in self.trials)
+
+    def clean_seconds(self) -> float:
+        """Of a point: mixing it, and its answers on clean texts."""
+        return self._seconds(lambda stage: stage == "clean") / sum(trial.n_points for trial in self.trials)
+
+    def known_share(self) -> float:
+        """Of all queries: those of known attacks."""
+        points = [point for trial in self.trials for point in trial.record.points]
+        known = sum(score.n_queries for point in points for score in point.attacks.values())
+        held_out = sum(score.n_queries for point in points for score in point.held_out.values())
+        return known / max(1, known + held_out)
 
     def trial_seconds(self) -> float:
         """Of a trial before its points are scored, training and the ticket's search aside."""
-        return sum(s for stage, s in self.record.seconds.items() if not stage.startswith(("train ", "ticket")))
+        spent = [trial.record.seconds for trial in self.trials]
+        rest = sum(s for stages in spent for stage, s in stages.items() if not stage.startswith(("train ", "ticket")))
+        return rest / len(self.trials)
+
+    def _seconds(self, wanted: Callable[[str], bool]) -> float:
+        """Over all points, of the stages that are wanted."""
+        points = [point for trial in self.trials for point in trial.record.points]
+        return sum(s for point in points for stage, s in point.seconds.items() if wanted(stage))
+
+
+def _between(trials: NDArray[np.float64], points: NDArray[np.float64], others: Sequence[int]) -> float:
+    """Standard error of the queries of ``others``, for the spread between trials alone.
+
+    ``trials``, ``points`` [n_trials]: the queries and the points of those that were tried. Their mean, a ratio, is off,
+    and so is that of the others.
+    """
+    n, n_others = len(trials), sum(others)
+    if not n_others:
+        return 0.0
+    residuals = (trials - points * trials.sum() / points.sum()) / points.mean()
+    variance = float((residuals**2).sum()) / (n - 1)
+    return n_others * float(np.sqrt(variance * (1 / n + sum(m * m for m in others) / n_others**2)))
 
 
 def assignments(plan: SweepPlan, recipe: Recipe, stand_ins: list[StandIn]) -> list[Assignment]:
@@ -116,15 +175,44 @@ def assignments(plan: SweepPlan, recipe: Recipe, stand_ins: list[StandIn]) -> li
     with TemporaryDirectory(prefix="robusweep-plan-") as folder:
         driver, found = Driver(Path(folder), plan, recipe, stand_ins, name="plan"), []
         while (assignment := driver.next_assignment()) is not None:
-            found.append(assignment)
+            found.append(assignment.model_copy(update={"leg": None}))  # whole ones
     return found
 
 
-def pilot(first: Assignment, examples: list[Example], root: Path, *, n_examples: int) -> Pilot:
-    """Run the first trial on ``n_examples`` of validation, or read what an earlier pilot measured."""
-    suite = first.recipe.attacks
+def foreknown(plan: SweepPlan, trials: Sequence[Assignment], *, n_workers: int) -> int:
+    """How many of the first ``assignments`` will be the sweep's own, whatever its trials come to.
+
+    Grids are walked in turn, and samplers draw at random until they have been told of some points. With several
+    workers a trial is asked for before the last ones have been told.
+    """
+    search = plan.recipe.search
+    if search is None or all(d.grid and not d.when for d in plan.space.training.values()):
+        return len(trials)
+    after = learns_after(search.sampler)
+    if after is None:
+        return len(trials)
+    for number in range(len(trials)):
+        told = sorted((len(trial.points) for trial in trials[:number]), reverse=True)[: max(0, number + 1 - n_workers)]
+        if sum(told) >= after:
+            return number
+    return len(trials)
+
+
+def spread(items: Sequence[T], n: int) -> list[T]:
+    """At most ``n`` of the items, evenly spread from the first to the last; the first where one is asked for."""
+    n = min(n, len(items))
+    return [items[round(i * (len(items) - 1) / max(1, n - 1))] for i in range(n)]
+
+
+def pilot(trials: Sequence[Assignment], examples: list[Example], root: Path, *, n_examples: int) -> Pilot:
+    """Run these trials on ``n_examples`` of validation each, or read what an earlier pilot measured."""
+    return Pilot([_piloted(trial, examples, root, n_examples=n_examples) for trial in trials])
+
+
+def _piloted(trial: Assignment, examples: list[Example], root: Path, *, n_examples: int) -> Piloted:
+    suite = trial.recipe.attacks
     n = min(n_examples, suite.n_examples, len(examples))
-    recipe = first.recipe.model_copy(  # nothing is stopped early
+    recipe = trial.recipe.model_copy(  # nothing is stopped early
         update={"attacks": suite.model_copy(update={"n_examples": n, "race": None}), "search": None}
     )
     cache = Cache(root / "cache")
@@ -132,12 +220,12 @@ def pilot(first: Assignment, examples: list[Example], root: Path, *, n_examples:
     key = {
         "code": PILOT_CODE,
         "recipe": recipe.model_dump(mode="json", exclude={"search": True, "resources": ELSEWHERE}),
-        "points": [point.model_dump(mode="json") for point in first.points],
+        "points": [point.model_dump(mode="json") for point in trial.points],
         "texts": [example.text for example in met],
     }
-    make = partial(_run, assignment=first.model_copy(update={"recipe": recipe}), met=met, cache=cache)
+    make = partial(_run, assignment=trial.model_copy(update={"recipe": recipe}), met=met, cache=cache)
     entry, _ = cache.get_or_make("pilot", key, make)
-    return Pilot(read_trial(entry / RECORD), Texts.model_validate_json((entry / TEXTS).read_text(encoding="utf-8")))
+    return Piloted(read_trial(entry / RECORD), Texts.model_validate_json((entry / TEXTS).read_text(encoding="utf-8")))
 
 
 def _run(folder: Path, *, assignment: Assignment, met: list[Example], cache: Cache) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 SHARE_SECONDS = 0.5  # between two writes of a share
 STALE_SECONDS = 60.0  # a share this old is of a trial that has gone on to something else, or is no more
+LEG = re.compile(r"\S+ leg (\w+): ")  # the beginning of a line that says which leg a trial is at
 
 
 class Progress:
-    """Says into ``log.txt`` of the trial's folder what happens, and adds up wall-clock seconds by stage."""
+    """Says into ``log.txt`` of the trial's folder what happens, and adds up wall-clock seconds by stage.
 
-    def __init__(self, folder: Path) -> None:
-        self.seconds: dict[str, float] = {}
+    ``seconds``: of the trial's stages so far, in an earlier leg.
+    """
+
+    def __init__(self, folder: Path, *, seconds: Mapping[str, float] | None = None) -> None:
+        self.seconds: dict[str, float] = dict(seconds or {})
         self._log, self._share = folder / "log.txt", folder / "share.json"
         self._shared = -SHARE_SECONDS
         folder.mkdir(parents=True, exist_ok=True)
@@ -24,6 +29,10 @@ class Progress:
     def say(self, text: str) -> None:
         with self._log.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+
+    def leg(self, name: str, what: str) -> None:
+        """Say which leg of the trial is at hand, and what it does."""
+        self.say(f"leg {name}: {what}")
 
     def share(self, what: str, done: float) -> None:
         """Say for onlookers how much is done of what, in [0, 1]; at most twice a second, and nothing at the end."""
@@ -62,3 +71,9 @@ def read_share(folder: Path) -> tuple[str, float] | None:
         return (str(what), float(done)) if time.time() - path.stat().st_mtime < STALE_SECONDS else None
     except (OSError, ValueError, TypeError):
         return None
+
+
+def leg_in(lines: Sequence[str]) -> str:
+    """The leg that a trial with this log is at; empty when it has none."""
+    found = [line[1] for line in map(LEG.match, lines) if line]
+    return found[-1] if found else ""

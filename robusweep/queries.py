@@ -6,9 +6,11 @@ tore, or a disk damaged, ends what is read; what follows it is asked again.
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +32,9 @@ class QueryMemory:
     def __init__(self, path: Path | None = None, *, capacity: int | None = None) -> None:
         self._path, self._capacity = path, capacity or CAPACITY
         self._known: dict[bytes, NDArray[np.float32]] = {}
-        if path is not None and path.is_file():
-            self._read(path)
+        if path is not None:
+            with suppress(FileNotFoundError):  # it may also be taken out of the cache just now
+                self._read(path)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -54,6 +57,7 @@ class QueryMemory:
                 file.write(frame)
 
     def _read(self, path: Path) -> None:
+        os.utime(path)  # tells when it was last of use
         data, at = path.read_bytes(), 0
         while at + HEADER.size <= len(data):
             magic, n_rows, n_classes, checksum = HEADER.unpack_from(data, at)

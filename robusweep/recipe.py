@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from robusweep.adapters import AnyAdapter
 from robusweep.attacks import Attack, AttackEntry, attack_kinds
@@ -18,9 +18,10 @@ from robusweep.front import COSTS, Constraint, Objective, Order
 from robusweep.halving import EarlyStopping, Halving
 from robusweep.hypervolume import Saturation, missing
 from robusweep.mixing import AnyMixer
-from robusweep.model import BaseEncoder, Precision
+from robusweep.model import BaseEncoder
 from robusweep.pruning import AnyPruning
 from robusweep.race import Race
+from robusweep.resources import Resources
 from robusweep.space import SearchSpace, Value, load_space
 from robusweep.space_check import check_reference, check_rungs_of_epochs, check_space
 from robusweep.spec import Spec, digest_of
@@ -221,43 +222,6 @@ def _check_reference_point(key: str, objective: Objective, value: float) -> None
         raise BlockError(key, f"no {objective.metric} is better than {value:g}, so nothing would count")
 
 
-class Resources(Spec):
-    """Where trials run. ``cpus`` and ``gpus`` are per trial and may be fractions; one thread per whole CPU.
-
-    ``max_concurrent``: how many trials run at once; null takes what the machine holds. ``precision: auto`` uses
-    bfloat16 where the hardware has it and float32 elsewhere. ``storage``: a URL that cache and records are also kept
-    at, so that machines without a common disk share them, and a lost one loses nothing that is finished.
-    """
-
-    executor: Literal["ray", "local"] = "ray"
-    cpus: float = Field(1.0, gt=0)
-    gpus: float = Field(0.0, ge=0)
-    max_concurrent: int | None = Field(None, ge=1)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Precision = "auto"
-    storage: str | None = None
-
-    @field_validator("storage")
-    @classmethod
-    def _is_for_all(cls, storage: str | None) -> str | None:
-        """Recipes are copied into records, reports and MLflow, so no password may stand here."""
-        if storage is None:
-            return None
-        protocol, path = storage.rsplit("://", 1) if "://" in storage else ("file", storage)
-        if protocol in ("file", "local") and not path.startswith("/"):
-            raise ValueError(
-                "means another place in each process (allowed: s3://bucket/prefix, gs://bucket/prefix, "
-                "file:///absolute/path, or any other URL of fsspec)"
-            )
-        if protocol == "memory":
-            raise ValueError("memory:// is seen by one process alone (allowed: s3://, gs://, file:/// and the like)")
-        if "@" in path.partition("/")[0] and ":" in path.partition("@")[0]:
-            raise ValueError(
-                "holds a password, which a recipe must not: put it where the protocol's package looks for it"
-            )
-        return storage
-
-
 class Recipe(Spec):
     """One trial in full, and the search over it. Each block's class lists its keys and defaults."""
 
@@ -323,6 +287,12 @@ class Recipe(Spec):
             raise BlockError(
                 "search.early_stopping.rungs",
                 f"{last:g} is not less than attacks.n_examples ({self.attacks.n_examples}): nothing is left to save",
+            )
+        if halving.epochs and self.resources.in_legs:
+            raise BlockError(
+                "search.early_stopping.epochs",
+                "training and attacks take turns there, so they can't take different resources: leave out epochs, or "
+                "resources.train and resources.score",
             )
 
     def _check_pruning(self, prune: AnyPruning) -> None:

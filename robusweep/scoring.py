@@ -18,6 +18,7 @@ from robusweep import model as model_stage
 from robusweep.assignment import PointPlan
 from robusweep.attacks import Attack
 from robusweep.attacks.evaluation import Evaluation
+from robusweep.attacks.replay import Pool, aided, pooled, replayed
 from robusweep.costs import Costs, Meter
 from robusweep.errors import MissingError
 from robusweep.examples import Example
@@ -262,18 +263,18 @@ class _Scoring:
         """Outcomes on all these examples; what an earlier look has attacked is not attacked again."""
         suite = self._ground.recipe.attacks
         has_parts = suite.adaptive and contender.plan.prune is None  # what is pruned has none, and is made but once
-        parts = self._attacked_parts(contender, attacks, examples) if has_parts else []
+        parts = self._attacked_parts(contender, _changing(attacks), examples) if has_parts else []
         for attack in attacks:
             evaluation = self._measured(contender).evaluation
             with self._ground.progress.stage(f"attack {attack.kind}", contender.seconds):
                 done = {o.example_id: o for o in contender.outcomes.get(attack.kind, [])}
                 new = [example for example in examples if example.id not in done]
-                tried = self._replayed(contender, attack, new, self._others(contender)) if suite.replay else {}
+                tried = replayed(evaluation, new, _pool(attack, self._others(contender))) if suite.replay else {}
                 broken = {key for key, outcome in tried.items() if outcome.status == "broken"}
                 found = evaluation.attack(attack, [example for example in new if example.id not in broken])
                 done |= tried | {o.example_id: _with_tries(o, tried.get(o.example_id)) for o in found}
                 contender.outcomes[attack.kind] = [done[example.id] for example in examples]
-                if parts:
+                if parts and _changing([attack]):
                     self._adapt(contender, attack, new, parts)
 
     def _others(self, contender: Contender) -> list[Contender]:
@@ -297,42 +298,14 @@ class _Scoring:
         rows = contender.outcomes[attack.kind]
         already = {o.example_id: o for o in contender.alone.get(attack.kind, [])}
         contender.alone[attack.kind] = [already.get(o.example_id, o) for o in rows]
-        standing = {o.example_id for o in rows if o.status == "survived"}
-        late = self._replayed(contender, attack, [e for e in new if e.id in standing], parts)
-        contender.outcomes[attack.kind] = [
-            late[o.example_id] if o.example_id in late and late[o.example_id].status == "broken" else o for o in rows
-        ]
-
-    def _replayed(
-        self, contender: Contender, attack: Attack, examples: Sequence[Example], others: Sequence[Contender]
-    ) -> dict[str, AttackOutcome]:
-        """What the texts that this attack found against others do to this one, for each example with such texts.
-
-        ``broken`` at the first text that succeeds. An example that is wrong anyway is left to the attack.
-        """
-        pool = _pool(attack, others)
-        met = [example for example in examples if example.id in pool]
         evaluation = self._measured(contender).evaluation
-        right = evaluation.predictions([example.text for example in met])
-        found: dict[str, AttackOutcome] = {}
-        for example, predicted in zip(met, right, strict=True):
-            if predicted == example.label:
-                texts = list(pool[example.id])
-                labels = evaluation.predictions(texts)
-                wrong = next((i for i, label in enumerate(labels) if label != example.label), None)
-                first = pool[example.id][texts[wrong or 0]]
-                changed = {"n_queries": len(texts) if wrong is None else wrong + 1, "replayed": True}
-                found[example.id] = first.model_copy(update=changed) if wrong is not None else _stood(first, len(texts))
-        return found
+        contender.outcomes[attack.kind] = aided(evaluation, rows, new, _pool(attack, parts))
 
     def _replay_late(self, contender: Contender, examples: Sequence[Example]) -> None:
         """The second pass, which makes the replay symmetric: a point meets what was found after its own turn."""
         for attack in [*self._ground.recipe.attacks.known, *self._ground.recipe.attacks.held_out]:
-            mine = {o.example_id: o for o in contender.outcomes[attack.kind]}
-            standing = [example for example in examples if mine[example.id].status == "survived"]
-            late = self._replayed(contender, attack, standing, self._others(contender))
-            mine |= {key: outcome for key, outcome in late.items() if outcome.status == "broken"}
-            contender.outcomes[attack.kind] = [mine[example.id] for example in examples]
+            evaluation, rows = self._measured(contender).evaluation, contender.outcomes[attack.kind]
+            contender.outcomes[attack.kind] = aided(evaluation, rows, examples, _pool(attack, self._others(contender)))
 
     # -------------------------------------------------------------------------------------------- racing
     def stop(self, race: Race, n: int, *, n_looks: int, protocol_hash: str) -> None:
@@ -434,7 +407,7 @@ class _Scoring:
     def _static_texts(self, examples: Sequence[Example]) -> dict[str, list[tuple[str, int]]]:
         """Attack -> (text, label) of every text with which it broke the clean adapter, the same for all points."""
         suite, clean = self._ground.recipe.attacks, self._clean_adapter()
-        attacks = [*suite.known, *suite.held_out]
+        attacks = _changing([*suite.known, *suite.held_out])
         if any(len(clean.outcomes.get(attack.kind, [])) < len(examples) for attack in attacks):
             self.attack(clean, attacks, examples)
         return _broken_texts(clean.outcomes)
@@ -483,21 +456,15 @@ def _with_tries(outcome: AttackOutcome, tried: AttackOutcome | None) -> AttackOu
     return outcome.model_copy(update={"n_queries": outcome.n_queries + more}) if more else outcome
 
 
-def _stood(found: AttackOutcome, n_queries: int) -> AttackOutcome:
-    """An example that stood under every replayed text; ``found`` is an outcome of one of those."""
-    return AttackOutcome(
-        example_id=found.example_id, label=found.label, status="survived", n_queries=n_queries, n_words=found.n_words
-    )
+def _changing(attacks: Sequence[Attack]) -> list[Attack]:
+    """Those whose successes are errors; what keeps the answer of one system breaks no other."""
+    return [attack for attack in attacks if attack.goal == "change_label"]
 
 
-def _pool(attack: Attack, contenders: Iterable[Contender]) -> dict[str, dict[str, AttackOutcome]]:
-    """Example -> text -> the outcome that found it, over what this attack itself broke, in the order of the points."""
-    pool: dict[str, dict[str, AttackOutcome]] = {}
-    for contender in sorted(contenders, key=lambda c: c.plan.id):
-        for outcome in contender.outcomes.get(attack.kind, []):
-            if outcome.status == "broken" and outcome.perturbed_text is not None and not outcome.replayed:
-                pool.setdefault(outcome.example_id, {}).setdefault(outcome.perturbed_text, outcome)
-    return pool
+def _pool(attack: Attack, contenders: Iterable[Contender]) -> Pool:
+    """What this attack broke of these contenders, in the order of the points."""
+    rows = (c.outcomes.get(attack.kind, []) for c in sorted(contenders, key=lambda c: c.plan.id))
+    return pooled(rows if _changing([attack]) else [])
 
 
 def _survived(suite: Sequence[Sequence[AttackOutcome]]) -> list[bool]:

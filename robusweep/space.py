@@ -125,6 +125,17 @@ class SearchSpace(Spec):
         grids = {k: d for k, d in self.training.items() if d.grid and not d.when}
         return [dict(zip(grids, values, strict=True)) for values in product(*(d.corners() for d in grids.values()))]
 
+    def n_points(self, n_trials: int) -> tuple[int, int]:
+        """The fewest and the most points that one of the first so many trials may have.
+
+        Grids before training are walked in turn; what a sampler chooses may be any of its values.
+        """
+        asked = {key for dimension in self.after_training.values() for key in dimension.when}
+        chosen = _combined({k: d for k, d in self.training.items() if k in asked and not d.grid}, {})
+        walked = self.training_grids()
+        counts = {len(self.grid_points(grid | choice)) for grid in walked[:n_trials] for choice in chosen}
+        return min(counts), max(counts)
+
     def in_recipe(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Dotted recipe key -> what goes there: a block first, then keys inside it, whatever the order given."""
         ordered = sorted(params, key=lambda key: key.count("."))

@@ -1,4 +1,7 @@
-"""A sweep's worker with a store: its trial's folder is pushed when the trial ends, and rungs are shared meanwhile."""
+"""A sweep's worker with a store: its trial's folder is pushed when the trial ends, and rungs are shared meanwhile.
+
+Of a trial in two legs, the log of the first goes to the machine that runs the second; the adapters go with the cache.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 
 from robusweep.assignment import Assignment
 from robusweep.progress import Progress
+from robusweep.record import write_text
 from robusweep.storage import Store, fetch_trial, opened
 
 EXCHANGE_SECONDS = 20.0  # between two looks at what other trials have left at the rungs
@@ -21,21 +25,33 @@ def work_stored(work: Callable[[str], str], assignment_json: str) -> str:
     store = opened(assignment.recipe.resources.storage, Path(assignment.root))
     assert store is not None
     store.notice = Progress(assignment.trial_dir).say
+    log = assignment.trial_dir / "log.txt"
+    if assignment.trained is not None:
+        _fetch_log(store, log, assignment)
     with _rungs_shared(store, assignment):
         _fetch_rivals(store, assignment)
-        record = work(assignment_json)
-    store.keep(_key(assignment.trial_dir, assignment))
+        told = work(assignment_json)
+    goes_on = assignment.leg == "train" and not (assignment.trial_dir / "record.json").is_file()
+    store.keep(_key(log if goes_on else assignment.trial_dir, assignment))
     store.keep_owed()
-    return record
+    return told
 
 
 def _key(path: Path, assignment: Assignment) -> str:
     return path.relative_to(assignment.root).as_posix()
 
 
+def _fetch_log(store: Store, log: Path, assignment: Assignment) -> None:
+    """What the training leg said, unless it ran here."""
+    if not log.is_file():
+        said = store.attempt(partial(store.read, _key(log, assignment)))
+        if said:
+            write_text(log, said.decode("utf-8", "replace"))
+
+
 def _fetch_rivals(store: Store, assignment: Assignment) -> None:
     """What a race compares with: the finished trials of this run, without their adapters."""
-    if assignment.recipe.attacks.race is None:
+    if assignment.recipe.attacks.race is None or assignment.leg == "train":
         return
     trials = assignment.trial_dir.parent
     for name in store.attempt(partial(store.names, _key(trials, assignment))) or {}:

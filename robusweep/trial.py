@@ -1,22 +1,24 @@
 """One trial, top to bottom: data, model, ticket, one adapter for each view, mix, attack, score.
 
 The order of the stages is written here and nowhere else. With rungs of epochs, adapters are mixed and attacked on the
-way, and trained on while a point of the trial goes on.
+way, and trained on while a point of the trial goes on. Where training and scoring take different resources, a trial
+runs in two legs: the first ends with the adapters in the cache, the second is the whole trial, which finds them there.
 """
 
 from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from robusweep import data as data_stage
 from robusweep import model as model_stage
-from robusweep.assignment import Assignment, trial_id
+from robusweep.assignment import Assignment, TrainedLeg, trial_id
 from robusweep.attacks import protocol_hash as hash_of_protocol
 from robusweep.cache import Cache
 from robusweep.environment import environment
@@ -33,59 +35,79 @@ from robusweep.recipe import Recipe
 from robusweep.record import AdapterRecord, TicketRecord, TrialRecord, write_text
 from robusweep.scoring import score
 from robusweep.seeds import derive
+from robusweep.spec import Spec
 from robusweep.storage import opened
 from robusweep.ticketed import with_ticket
 from robusweep.trained import check_mixable, rotated, train_views, trained_set, views_of
 
+TICKET = "ticket"  # among what a training leg has made, beside the names of views
+Found = TypeVar("Found", AdapterRecord, TicketRecord)
+
 
 def run_trial(assignment: Assignment) -> TrialRecord:
     """Train, mix, attack and score; write the record and return it. What goes wrong is recorded, then raised."""
-    progress = Progress(assignment.trial_dir)
-    try:
+    progress = _begun(assignment)
+    with _failure_recorded(assignment, progress):
         outcome = {"status": "complete"} | _stages(assignment, progress)
-    except Exception as e:
-        outcome = {"status": "failed", "error": traceback.format_exc(), "error_kind": type(e).__name__}
-        _write(assignment, progress, outcome)
-        progress.say(f"failed: {type(e).__name__}: {e}")
-        raise
     record = _write(assignment, progress, outcome)
     progress.say("done")
     return record
 
 
+def run_training_leg(assignment: Assignment) -> TrainedLeg:
+    """The trial as far as its adapters, which are in the cache then. What goes wrong is recorded, then raised."""
+    progress, recipe = _begun(assignment), assignment.recipe
+    with _failure_recorded(assignment, progress):
+        ground, ticket = _ground(assignment, progress)
+        check_mixable(assignment.points, ground)
+        found: dict[str, AdapterRecord | TicketRecord] = {TICKET: ticket} if ticket else {}
+        found |= train_views(views_of(recipe), ground, first=assignment.number)
+    progress.leg("score", f"waits for {recipe.resources.taken('score')}")
+    return TrainedLeg(seconds=progress.seconds, made=[name for name, one in found.items() if not one.cached])
+
+
 def work(assignment_json: str) -> str:
-    """What a sweep's worker does: an assignment as JSON in, a record as JSON out, also when the trial failed."""
+    """What a sweep's worker does: an assignment as JSON in, a record as JSON out, also when the trial failed.
+
+    Of a training leg that did not fail, a ``TrainedLeg``.
+    """
     import torch
 
     assignment = Assignment.model_validate_json(assignment_json)
-    torch.set_num_threads(max(1, int(assignment.recipe.resources.cpus)))
+    torch.set_num_threads(max(1, int(assignment.recipe.resources.taken(assignment.leg).cpus)))
     keep_freed_memory()
     record = assignment.trial_dir / "record.json"
     record.unlink(missing_ok=True)  # of an earlier attempt
+    run: Callable[[Assignment], Spec] = run_training_leg if assignment.leg == "train" else run_trial
     try:
-        return run_trial(assignment).model_dump_json()
+        return run(assignment).model_dump_json()
     except Exception:
         if not record.is_file():  # nothing could be written: a full disk, say
             raise
         return record.read_text(encoding="utf-8")
 
 
+def _begun(assignment: Assignment) -> Progress:
+    progress = Progress(assignment.trial_dir, seconds=assignment.trained.seconds if assignment.trained else None)
+    if assignment.leg is not None:
+        progress.leg(assignment.leg, f"begins, with {assignment.recipe.resources.taken(assignment.leg)}")
+    return progress
+
+
+@contextmanager
+def _failure_recorded(assignment: Assignment, progress: Progress) -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:
+        outcome = {"status": "failed", "error": traceback.format_exc(), "error_kind": type(e).__name__}
+        _write(assignment, progress, outcome)
+        progress.say(f"failed: {type(e).__name__}: {e}")
+        raise
+
+
 def _stages(assignment: Assignment, progress: Progress) -> dict[str, Any]:
-    recipe = assignment.recipe
-    with progress.stage("data"):
-        dataset = data_stage.load(recipe.data, recipe.seed)
-    with progress.stage("model"):
-        device = model_stage.device_of(recipe.resources.device)
-        keep_to_share(device, recipe.resources.gpus)
-        base = model_stage.load(recipe.model, dataset.label_names, seed=derive(recipe.seed, "head"), device=device)
-        bf16 = model_stage.uses_bf16(recipe.resources.precision, device)
-        identity = model_stage.identity(recipe.model)
-        if any(point.prune for point in assignment.points):
-            check_prunable(base)
-    root = Path(assignment.root)
-    cache = Cache(root / "cache", opened(recipe.resources.storage, root))
-    ground = Ground(recipe, dataset, base, identity, bf16, cache, progress, assignment.trial_dir)
-    ground, ticket = _with_ticket(ground)
+    ground, ticket = _ground(assignment, progress)
+    recipe, dataset = ground.recipe, ground.dataset
     check_mixable(assignment.points, ground)
     protocol = protocol_hash(recipe, dataset)
     found = {
@@ -99,6 +121,7 @@ def _stages(assignment: Assignment, progress: Progress) -> dict[str, Any]:
     adapters, points = half.adapters, half.behind
     if half.plans:
         adapters |= train_views(half.views, ground, first=assignment.number, rungs=rungs_of(ground))
+        adapters = {view: _as_found_first(view, one, assignment) for view, one in adapters.items()}
         records = [adapters[view] for view in views_of(recipe)]
         ladder = _ladder_of(assignment, so_far, records)
         points += score(half.plans, trained_set(records, ground), protocol, ground, ladder=ladder)
@@ -106,6 +129,31 @@ def _stages(assignment: Assignment, progress: Progress) -> dict[str, Any]:
         "adapters": [adapters[view].model_dump(mode="json") for view in views_of(recipe)],
         "points": [point.model_dump(mode="json") for point in sorted(points, key=lambda p: p.id)],
     }
+
+
+def _ground(assignment: Assignment, progress: Progress) -> tuple[Ground, TicketRecord | None]:
+    """(what is trained and attacked on: data, model, and the ticket's units removed; what the ticket is)."""
+    recipe = assignment.recipe
+    with progress.stage("data"):
+        dataset = data_stage.load(recipe.data, recipe.seed)
+    with progress.stage("model"):
+        device = model_stage.device_of(recipe.resources.device)
+        keep_to_share(device, recipe.resources.taken(assignment.leg).gpus)
+        base = model_stage.load(recipe.model, dataset.label_names, seed=derive(recipe.seed, "head"), device=device)
+        bf16 = model_stage.uses_bf16(recipe.resources.precision, device)
+        identity = model_stage.identity(recipe.model)
+        if any(point.prune for point in assignment.points):
+            check_prunable(base)
+    root = Path(assignment.root)
+    cache = Cache(root / "cache", opened(recipe.resources.storage, root))
+    ground, ticket = _with_ticket(Ground(recipe, dataset, base, identity, bf16, cache, progress, assignment.trial_dir))
+    return ground, ticket and _as_found_first(TICKET, ticket, assignment)
+
+
+def _as_found_first(name: str, found: Found, assignment: Assignment) -> Found:
+    """What the trial's training leg has made was not in the cache before the trial."""
+    made = assignment.trained.made if assignment.trained else []
+    return found.model_copy(update={"cached": False}) if name in made else found
 
 
 def _with_ticket(ground: Ground) -> tuple[Ground, TicketRecord | None]:

@@ -16,10 +16,10 @@ LAYERS = {
     0: "errors spec examples record scores seeds storage cache queries packed packed_blend race halving hub front "
     "progress environment reference pick gate membership shipped mixture units memory hypervolume",
     1: "data model adapters tickets training mixing pruning attacks analysis",
-    2: "yaml_source recipe space space_check",
+    2: "yaml_source recipe resources space space_check",
     3: "assignment stored lent defended ground ticketed pruned shipping standalone "
     "onnx_folder costs scoring trained halfway trial tracking evaluate predict",
-    4: "sweep report catalogue micro_benchmark pilot plan compare restored confirm export",
+    4: "sweep report catalogue micro_benchmark pilot plan upkeep compare restored confirm export",
     5: "cli display __main__",
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}

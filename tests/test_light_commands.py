@@ -166,6 +166,8 @@ LIGHT = [
     "compare done/t000.00 done/t001.01 --json",
     "gate done clean_accuracy>=0.1",
     "status done",
+    "cache ls",
+    "cache prune --older-than 1 --json",
     "schema",
     "schema --space",
     "cp recipes/small.yaml mine.yaml",
@@ -335,7 +337,15 @@ def test_validate_says_what_would_run(command: Command) -> None:
     found = answer(command, "validate", "recipes/small.yaml", "--json")
     assert found["splits"] == {"train": 20, "validation": 12, "calibration": 6, "test": 6}
     assert (found["valid"], found["labels"], found["stand_ins"]) == (True, ["0", "1"], [])
-    assert (found["n_trials"], found["points_per_trial"]) == (2, 4)
+    assert (found["n_trials"], found["fewest_points_per_trial"], found["points_per_trial"]) == (2, 4, 4)
+    assert "2 trials of 4 points each" in command("validate", "recipes/small.yaml")[1]
+
+
+def test_validate_says_that_trials_differ_in_their_points(command: Command, project: Path) -> None:
+    space = "adapter.rank: {grid: [4, 8]}\nmix.weight: {grid: [0.0, 0.5], after: training, when: {adapter.rank: 8}}\n"
+    (project / "spaces/small.yaml").write_text(space)
+    assert "2 trials of 1 to 2 points" in command("validate", "recipes/small.yaml")[1]
+    assert "1 trial of 1 point\n" in command("validate", "recipes/small.yaml", "search.budget.n_trials=1")[1]
 
 
 def test_a_copied_recipe_brings_its_space_and_validates_where_it_lies(command: Command, project: Path) -> None:

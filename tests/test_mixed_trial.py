@@ -212,7 +212,8 @@ def test_predict_and_attack_take_an_exported_system(exported: dict[str, Exported
     answer = attack_model(question, say=heard.append)
     assert answer.clean_accuracy.n == 2
     assert len(answer.outcomes["deepwordbug"]) == 2
-    assert any("single adapters is not tried" in text for text in heard)
+    assert answer.unaided.keys() == {"deepwordbug"}
+    assert any("single adapters or their even mean are tried, too" in text for text in heard)
 
 
 def test_mlflow_takes_an_exported_system_with_its_weights_and_onnx_does_not(

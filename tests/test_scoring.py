@@ -57,10 +57,14 @@ class Table:
         return [Flag(name="saturated", detail="as measured")]
 
 
+def named(kind: str, goal: str = "change_label") -> Any:
+    return SimpleNamespace(kind=kind, goal=goal)
+
+
 def scored(
     tables: Sequence[Table], folder: Path, monkeypatch: pytest.MonkeyPatch, **suite: Any
 ) -> dict[str, PointRecord]:
-    known = suite.pop("known", [SimpleNamespace(kind="pwws")])
+    known = suite.pop("known", [named("pwws")])
     attacks = SimpleNamespace(
         known=known,
         **(
@@ -82,9 +86,9 @@ def scored(
         folder=folder,
         progress=SimpleNamespace(say=lambda _text: None, stage=_no_stage),
     )
-    named = {table.name: table for table in tables}
+    by_name = {table.name: table for table in tables}
     monkeypatch.setattr(scoring._Scoring, "_made", lambda _self, table: (table, None, table.name))
-    monkeypatch.setattr(scoring._Scoring, "_system", lambda _self, contender: named[contender.plan.id])
+    monkeypatch.setattr(scoring._Scoring, "_system", lambda _self, contender: by_name[contender.plan.id])
     plans = [PointPlan(id=table.name, params={"mix.weight": 0.5}, mix=AdpMixup()) for table in tables]
     made: Any = ground
     adapters = TrainedSet([], {}, [], [], [])
@@ -104,7 +108,7 @@ def survivors(folder: Path, point: str, kind: str = "pwws") -> int:
 # ------------------------------------------------------------------------------------------------- racing
 def test_a_dominated_point_is_attacked_no_further_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad = Table("good", 50), Table("bad", 5)
-    held_out = [SimpleNamespace(kind="pruthi")]
+    held_out = [named("pruthi")]
     found = scored([bad, good], tmp_path, monkeypatch, race=Race(first=16), held_out=held_out)
     stopped = found["bad"].stopped
     assert stopped is not None
@@ -181,7 +185,7 @@ def test_a_replayed_text_that_fails_proves_nothing_and_costs_its_query(
 
 
 def test_only_texts_of_the_same_attack_are_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = [SimpleNamespace(kind="pwws"), SimpleNamespace(kind="pruthi")]
+    known = [named("pwws"), named("pruthi")]
     strong = Table("b", 50, falls_for=["a"])
     scored([Table("a", 20), strong], tmp_path, monkeypatch, replay=True, known=known)
     assert all(text.startswith(("pwws of a", "pruthi of a", "text number")) for text in strong.asked)
@@ -189,6 +193,18 @@ def test_only_texts_of_the_same_attack_are_replayed(tmp_path: Path, monkeypatch:
     for kind in ("pwws", "pruthi"):
         rows = read_outcomes(tmp_path / "attacks" / f"b.{kind}.jsonl")
         assert all(str(o.perturbed_text).startswith(f"{kind} of") for o in rows if o.status == "broken")
+
+
+def test_what_keeps_the_answer_of_one_point_is_not_replayed_on_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reduced text that another point labels otherwise is no success of input reduction."""
+    held_out = [named("input_reduction", "keep_label")]
+    strong = Table("b", 50, falls_for=["a"])
+    found = scored([Table("a", 20), strong], tmp_path, monkeypatch, replay=True, held_out=held_out)
+    assert found["b"].robust_accuracy == Rate.of(20, N), "pwws is replayed"
+    assert found["b"].held_out["input_reduction"].accuracy_under_attack == Rate.of(50, N)
+    assert not any(text.startswith("input_reduction of") for text in strong.asked)
 
 
 def test_without_replay_points_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,3 +209,14 @@ def test_the_kinds_of_trials_are_the_combinations_of_named_blocks() -> None:
         {"train": "pgd", "adapter": "all"},
     ]
     assert made(a={"grid": [1, 2]}).kinds_of_trials() == [{}]
+
+
+def test_the_points_of_a_trial_may_depend_on_what_was_trained() -> None:
+    mix: dict[str, Any] = {"grid": {"plain": {"kind": "uniform"}, "fixed": {"kind": "adpmixup"}}, "after": "training"}
+    searched = made(train={"grid": BLOCKS}, mix=mix | {"when": {"train": "pgd"}})
+    assert searched.n_points(1) == (1, 1)  # the first trial is the vanilla one
+    assert searched.n_points(2) == (1, 2)
+    chosen = made(train={"choice": BLOCKS}, mix=mix | {"when": {"train": "pgd"}})
+    assert chosen.n_points(1) == (1, 2)  # a sampler may choose either
+    assert made(train={"grid": BLOCKS}, mix=mix).n_points(5) == (2, 2)
+    assert made(seed={"grid": [1, 2]}).n_points(5) == (1, 1)

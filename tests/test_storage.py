@@ -16,8 +16,8 @@ from robusweep import cache as cache_module
 from robusweep import storage
 from robusweep.cache import MANIFEST, Cache
 from robusweep.errors import MissingError, UsageError
-from robusweep.recipe import Resources
 from robusweep.record import AttackOutcome
+from robusweep.resources import Resources
 from robusweep.storage import Store
 
 KEY = {"seed": 0}

@@ -46,7 +46,8 @@ RESULTS: Mapping[Kind, tuple[str, str, str]] = {  # sign, word, meaning
 @dataclass(frozen=True)
 class Attacked:
     """One example under one attack. ``predicted``: the model's answer to the adversarial text, or to the original one
-    when that was wrong before any attack (``skipped``)."""
+    when that was wrong before any attack (``skipped``). ``replayed``: the text was found against a part of the model,
+    and ``n_queries`` counts how many such texts were tried."""
 
     attack: str
     text: str
@@ -57,6 +58,7 @@ class Attacked:
     predicted: str | None
     words_changed: int | None
     similarity: float | None
+    replayed: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -245,6 +247,8 @@ def _card_facts(row: Attacked) -> list[str]:
         "skipped": f"label {label}, predicted {answer} from the start",
     }
     facts = [says[row.kind]]
+    if row.replayed:
+        facts.append("found against single adapters")
     if row.result != "skipped":
         facts.append(f"{row.n_queries:,} {'query' if row.n_queries == 1 else 'queries'}")
     if row.words_changed is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from robusweep.front import UNDER_ATTACK, Point, short_name
 from robusweep.record import FLAGS
-from robusweep.report.readings import Axis, attack_names, counted_costs, measured
+from robusweep.report.readings import Axis, attack_names, counted_costs, held_out_names, measured, under_attack
 from robusweep.report.sentences import BEST, FLAG, FRONT, INFEASIBLE, KNEE, count_text, n_text
 from robusweep.scores import Rate
 
@@ -15,41 +15,138 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+APART = {  # title, and what is said where no point has such rates
+    "static": (
+        "On texts with which an attack broke the clean adapter. Not to be compared with an attack on the point itself.",
+        "No point has been given texts made against the clean adapter: attacks.static is off.",
+    ),
+    "unaided": (
+        "Under each attack by itself, and what texts that break single adapters took from that, in points.",
+        "The weights of no point depend on the text, or attacks.adaptive is off: nothing but the attacks was tried.",
+    ),
+}
+PARAMS, LEAST_PARAMS = "params", 16  # the one column that is folded, and to what at most
+BY_ITSELF = "by itself: without the texts that break single adapters or their even mean, which count above"
+
 
 def front_table(
-    points: Sequence[Point], *, with_dominated: bool = False, probabilities: Mapping[str, float] | None = None
+    points: Sequence[Point],
+    *,
+    with_dominated: bool = False,
+    probabilities: Mapping[str, float] | None = None,
+    width: int | None = None,
 ) -> Table:
     """The front by falling clean accuracy, then the dominated points by rank when they are asked for.
 
-    ``probabilities``: how often each point is on the front when the examples are drawn again.
+    ``probabilities``: how often each point is on the front when the examples are drawn again. ``width``: columns that
+    the terminal has; where the table needs more, intervals stand below their rates, and then costs are left out.
     """
     from rich.table import Table
     from rich.text import Text
 
-    shown = [point for point in points if point.pareto or with_dominated]
-    shown.sort(key=lambda p: (p.pareto_rank, -p.clean_accuracy.value, p.id))
-    metrics = {"clean": "clean_accuracy", "robust": "robust_accuracy"}
-    metrics |= {attack: UNDER_ATTACK + attack for attack in attack_names(points)}
+    shown = _in_order([point for point in points if point.pareto or with_dominated])
+    first, rates, costs = _first_columns(shown), _rate_columns(shown, attack_names(points)), _cost_columns(shown)
+    stacked, chances = [_stacked(column) for column in rates], _chances(shown, probabilities)
+    choices = [
+        [*first, *rates, *costs, *chances],
+        [*first, *stacked, *costs, *chances],
+        [*first, *stacked, *chances],
+    ]
+    columns = next((c for c in choices if width is None or _least_width(c) <= width), choices[-1])
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("", "id", "params"):
-        table.add_column(head, overflow="fold")
-    for head, metric in metrics.items():
-        rates = [rate for rate in (measured(p, metric) for p in shown) if isinstance(rate, Rate)]
-        table.add_column(Text(f"{head} %\n{n_text(rates)}"), justify="right", no_wrap=True)
-    costs = [cost for cost in counted_costs(shown) if len({getattr(point, cost) for point in shown}) > 1]
-    for cost in costs:
-        table.add_column(cost.replace("_", "\n", 1), justify="right", no_wrap=True)
-    if probabilities is not None:
-        table.add_column("on the front\n% of draws", justify="right", no_wrap=True)
-    for point in shown:
-        named = f"{point.id} {FLAG}" if point.flags else f"{point.id} stopped" if point.stopped else point.id
-        cells = [_mark(point), named, "\n".join([short_name("", point.params).strip(), *point.violated])]
-        cells += [_numbers(measured(point, metric)) for metric in metrics.values()]
-        cells += ["" if (c := getattr(point, cost)) is None else count_text(c) for cost in costs]
-        if probabilities is not None:
-            cells.append(f"{100 * probabilities[point.id]:.0f}" if point.id in probabilities else "")
+    for head, *_ in columns:
+        side: Literal["left", "right"] = "left" if head in ("", "id", PARAMS) else "right"
+        table.add_column(Text(head), justify=side, no_wrap=head != PARAMS, overflow="fold")
+    for point, *cells in zip(shown, *(column[1:] for column in columns), strict=True):
         table.add_row(*map(Text, cells), style="red" if point.pareto else "dim")
+    if costs and columns is choices[-1]:
+        table.caption, table.caption_justify = Text("costs: in a wider terminal, or with --json"), "left"
     return table
+
+
+Column = list[str]  # the head, then a cell for each point
+
+
+def _first_columns(shown: Sequence[Point]) -> list[Column]:
+    named = [f"{p.id} {FLAG}" if p.flags else f"{p.id} stopped" if p.stopped else p.id for p in shown]
+    params = ["\n".join([short_name("", p.params).strip(), *p.violated]) for p in shown]
+    return [["", *map(_mark, shown)], ["id", *named], [PARAMS, *params]]
+
+
+def _rate_columns(shown: Sequence[Point], attacks: Sequence[str]) -> list[Column]:
+    metrics = {"clean": "clean_accuracy", "robust": "robust_accuracy"} | {a: UNDER_ATTACK + a for a in attacks}
+    found = []
+    for head, metric in metrics.items():
+        rates = [measured(point, metric) for point in shown]
+        counts = n_text([rate for rate in rates if isinstance(rate, Rate)])
+        found.append([f"{head} %\n{counts}", *map(_numbers, rates)])
+    return found
+
+
+def _cost_columns(shown: Sequence[Point]) -> list[Column]:
+    """Costs that differ between the points."""
+    costs = [cost for cost in counted_costs(shown) if len({getattr(point, cost) for point in shown}) > 1]
+    return [
+        [cost.replace("_", "\n", 1), *("" if (c := getattr(p, cost)) is None else count_text(c) for p in shown)]
+        for cost in costs
+    ]
+
+
+def _chances(shown: Sequence[Point], probabilities: Mapping[str, float] | None) -> list[Column]:
+    if probabilities is None:
+        return []
+    shares = [f"{100 * probabilities[p.id]:.0f}" if p.id in probabilities else "" for p in shown]
+    return [["on the front\n% of draws", *shares]]
+
+
+def _stacked(column: Column) -> Column:
+    """A column of rates made narrow: intervals below the rates, and the head cut at its underscores."""
+    head, *cells = column
+    return [head.replace("_", "_\n"), *(cell.replace(" [", "\n[") for cell in cells)]
+
+
+def _least_width(columns: Sequence[Column]) -> int:
+    """Columns of a terminal that a table needs when nothing but the parameters is folded."""
+    widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]
+    widths = [min(w, LEAST_PARAMS) if column[0] == PARAMS else w for w, column in zip(widths, columns, strict=True)]
+    return sum(widths) + 2 * len(columns)
+
+
+def apart_table(points: Sequence[Point], which: Literal["static", "unaided"]) -> Group:
+    """Rates that are kept apart from those of the front's table: a row for each point that has any.
+
+    ``static``: on texts made against the clean adapter. ``unaided``: of each attack by itself, where texts that break
+    single adapters were tried, too, with what these have taken from it, in points.
+    """
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    title, none = APART[which]
+    shown = _in_order([point for point in points if getattr(point, which)])
+    if not shown:
+        return Group(Text(none, style="dim"))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("id", no_wrap=True)
+    known, held_out = attack_names(shown), held_out_names(shown)
+    attacks = [a for a in [*known, *held_out] if any(a in getattr(point, which) for point in shown)]
+    for attack in attacks:
+        rates = [rate for point in shown if (rate := getattr(point, which).get(attack))]
+        name = attack if attack in known else f"{attack}, held out"
+        table.add_column(Text(f"{name} %\n{n_text(rates)}"), justify="right")
+    for point in shown:
+        cells = [point.id]
+        for attack in attacks:
+            rate = getattr(point, which).get(attack)
+            lower = under_attack(point, attack) if which == "unaided" else None
+            less = f" {100 * (lower.value - rate.value):+.1f}" if rate and lower else ""
+            cells.append("" if rate is None else f"{_numbers(rate)}{less}")
+        table.add_row(*map(Text, cells), style="red" if point.pareto else "dim")
+    return Group(Text(f"\n{title}"), table)
+
+
+def _in_order(points: Sequence[Point]) -> list[Point]:
+    return sorted(points, key=lambda p: (p.pareto_rank, -p.clean_accuracy.value, p.id))
 
 
 def attack_table(summary: Mapping[str, Any]) -> Group:
@@ -70,11 +167,14 @@ def attack_table(summary: Mapping[str, Any]) -> Group:
         keys = ("n_queries_median", "n_queries_p90", "words_changed_mean", "similarity_mean")
         words = "under" if score["goal"] == "change_label" else "not broken by"
         table.add_row(f"{words} {name}", *rates, *(_short(score[key]) for key in keys))
+        if name in summary["unaided"]:
+            table.add_row("  by itself", _numbers(Rate.model_validate(summary["unaided"][name])), *[""] * 5)
     protocol = summary["protocol"]
     temperature = summary["temperature"]
     said = "no temperature" if temperature is None else f"temperature {temperature:.3g}"
     under = f"{summary['n']} texts, {protocol['name']}, protocol hash {protocol['hash']}, {said}"
     lines = [Text(under, style="dim")]
+    lines += [Text(BY_ITSELF, style="dim")] if summary["unaided"] else []
     lines += [Text(f"{FLAG} {f['name']}: {FLAGS[f['name']]} ({f['detail']})", style="bold") for f in summary["flags"]]
     return Group(table, *lines)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from robusweep.assignment import Assignment, PointPlan, trial_dir, trial_id
+from robusweep.assignment import Assignment, PointPlan, TrainedLeg, trial_dir, trial_id
 from robusweep.front import Point, assess, excesses, metrics_of, with_stand_ins
 from robusweep.hypervolume import Growth, write_history
 from robusweep.recipe import Recipe, SweepPlan
 from robusweep.record import StandIn, TrialRecord, read_trial, write_text
+from robusweep.resources import Leg
 from robusweep.scores import metric_value
 from robusweep.sweep.ending import Ending
 from robusweep.sweep.mirror import Mirror
@@ -26,6 +27,10 @@ def _nothing(_what: str) -> None:
 
 class Driver:
     """Hands out trials until the budget is spent; told records go to disk, to the study and to ``on_change``.
+
+    Where training and scoring take different resources, a trial is handed out twice, as two legs; the study sees one
+    trial. What a training leg came to is kept in memory alone: a driver that goes on hands out the training leg again,
+    which finds its adapters in the cache.
 
     ``recipe`` has its stand-ins in place; ``on_change`` is called after each trial with what happened, in one line.
     ``killed``: the last driver of this sweep did not end by itself, so what it was running may be what killed it.
@@ -53,7 +58,9 @@ class Driver:
         self.growth = Growth(self.objectives, self.constraints)
         self.on_change: Callable[[str], None] = _nothing
         self.study = Study(self.run_dir / "study.journal", plan)
-        self._live: dict[int, Asked] = {}
+        self._live: dict[int, Asked] = {}  # handed out and not over, between their legs, too
+        self._trained: dict[int, TrainedLeg] = {}  # of those, what the training leg came to
+        self._between: list[int] = []  # of those, which wait for their second leg
         self._stopping = False
         self._reconcile(killed)
         for number in self.study.in_order():
@@ -102,7 +109,7 @@ class Driver:
 
     @property
     def n_live(self) -> int:
-        """How many trials are handed out and not over."""
+        """How many trials are handed out and not over; those between their legs count."""
         return len(self._live)
 
     @property
@@ -111,7 +118,7 @@ class Driver:
         return self._stopping
 
     def stop(self) -> None:
-        """Hand out no more trials; what is handed out may end."""
+        """Hand out no more trials; what is handed out may end, with both its legs."""
         self._stopping = True
 
     @property
@@ -129,7 +136,12 @@ class Driver:
         return self.ended is None and sum(self.study.counts().values()) < self.n_trials
 
     def next_assignment(self) -> Assignment | None:
-        """The next trial to run: one that waits first, then a new one; None when the budget is spent or handed out."""
+        """The next trial, or leg of one, to run; None when the budget is spent or handed out.
+
+        Trials between their legs come first, then one that waits to start again, then a new one.
+        """
+        if self._between:
+            return self._assignment(self._live[self._between.pop(0)])
         if self._stopping:
             return None
         if self._waiting:
@@ -165,18 +177,30 @@ class Driver:
             points=points,
             stand_ins=self.stand_ins,
             root=str(self.root.resolve()),
+            leg=self._leg(asked.number),
+            trained=self._trained.get(asked.number),
         )
+
+    def _leg(self, number: int) -> Leg | None:
+        if not self.plan.recipe.resources.in_legs:
+            return None
+        return "score" if number in self._trained else "train"
 
     def _model(self, recipe: Recipe) -> object:
         """The trial's model block (it may be searched), on the base that is really loaded."""
         return recipe.model.model_copy(update={"base": self.recipe.model.base})
 
     def finished(self, number: int, record_json: str | None, error: str | None = None) -> None:
-        """Take what a worker handed back: a record, or what it raised.
+        """Take what a worker handed back: a record, what it raised, or what the first leg of a trial came to.
 
         Raises ``MissingError`` when the trial failed for want of disk space: it is no failure of its configuration, and
         the next trial would fail as well.
         """
+        if self._leg(number) == "train" and (trained := _trained_leg(record_json)) is not None:
+            self._trained[number] = trained
+            self._between.append(number)
+            self.on_change(f"{trial_id(number)} trained; its points are scored next")
+            return
         try:
             record = TrialRecord.model_validate_json(record_json) if record_json else None
         except ValidationError as e:
@@ -228,6 +252,7 @@ class Driver:
             self._mirror.changed(record.number)
 
     def _took(self, asked: Asked, record: TrialRecord) -> None:
+        self._trained.pop(asked.number, None)
         record = self._tell(asked, record)
         if record.status == "complete":
             self.growth.add(record)
@@ -290,6 +315,14 @@ class Driver:
         write_text(self.run_dir / "front.json", f"[\n{lines}\n]\n")
         write_history(self.run_dir, self.growth.history(ended=self.ended))
         return points
+
+
+def _trained_leg(given: str | None) -> TrainedLeg | None:
+    """What a training leg came to; None for anything else, such as the record of a trial that failed in it."""
+    try:
+        return TrainedLeg.model_validate_json(given) if given else None
+    except ValidationError:
+        return None
 
 
 def _read_if_whole(path: Path) -> TrialRecord | None:

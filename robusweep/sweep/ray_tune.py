@@ -15,18 +15,21 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from robusweep.errors import MissingError
-from robusweep.recipe import Resources
+from robusweep.resources import Leg, Resources, Taken
+from robusweep.sweep.cluster import Cluster
 from robusweep.sweep.driver import Driver
 from robusweep.sweep.stop import Stop
 
 Work = Callable[[str], str]
 START_ATTEMPTS = 3  # on a busy machine Ray gives up on itself after 15 to 30 seconds; another try often does it
+LEGS: dict[Leg, str] = {"train": "training", "score": "scoring"}
 HEAD_SECONDS, HEAD_MISSED = 2.0, 5  # between two looks at Ray's head, and how many in a row say that it is gone
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -43,16 +46,16 @@ def run_ray(
     work: Work,
     *,
     resources: Resources,
-    address: str | None,
+    cluster: Cluster,
     stop: Stop,
     between: Callable[[], None],
 ) -> None:
-    """Run the driver's trials on Ray until it has no more. ``address`` joins a running cluster (``auto``,
-    ``host:port``).
+    """Run the driver's trials on Ray until it has no more.
 
     ``between`` is called several times a second, and ends the sweep by an exception: trials that run are abandoned.
 
-    Raises ``MissingError`` when Ray can't be started or joined, with what to do instead, and when its head is lost.
+    Raises ``MissingError`` when Ray can't be started or joined, with what to do instead, when it can't prepare the
+    runtime environment, and when its head is lost.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -61,14 +64,17 @@ def run_ray(
 
     # Tune looks for result files that we told it not to write, and shows a traceback where we say that a worker died
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    _start(ray, address, stop)
+    _start(ray, cluster, stop)
     stop.listen()  # Ray has put its own answer to SIGTERM in place
     folder = driver.run_dir / ".ray"
     searcher = _searcher(driver)
     try:
-        with _head_watched(ray, address, stop):
+        with _head_watched(ray, cluster.address, stop):
+            _prepare(ray, cluster)
+            if not cluster.address:
+                _check_fits(ray.cluster_resources(), resources)
             tune.Tuner(
-                tune.with_resources(_trainable(work), {"cpu": resources.cpus, "gpu": resources.gpus}),
+                tune.with_resources(_trainable(work), partial(_asked_for, resources)),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     num_samples=-1,
@@ -91,23 +97,42 @@ def run_ray(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(ray: Any, address: str | None, stop: Stop) -> None:
-    local = {} if address else {"include_dashboard": False, "object_store_memory": 200 * 2**20}
+def _start(ray: Any, cluster: Cluster, stop: Stop) -> None:
+    options: dict[str, Any] = {"runtime_env": dict(cluster.runtime_env)} if cluster.runtime_env else {}
+    if not cluster.address:
+        options |= {"include_dashboard": False, "object_store_memory": 200 * 2**20}
     for attempt in range(START_ATTEMPTS):
         if stop.n_asked:
             raise KeyboardInterrupt
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False, **local)
+            ray.init(
+                address=cluster.address, log_to_driver=False, logging_level="ERROR", configure_logging=False, **options
+            )
             return
         except Exception as e:
             ray.shutdown()
             if attempt + 1 == START_ATTEMPTS:
-                where = f"join Ray at {address}" if address else "start Ray on this machine"
+                where = f"join {cluster}" if cluster.address else "start Ray on this machine"
                 raise MissingError(
                     f"could not {where} ({START_ATTEMPTS} attempts): {type(e).__name__}: {e}",
                     hint="use the local executor: add resources.executor=local to the command",
                 ) from e
             time.sleep(2)
+
+
+def _prepare(ray: Any, cluster: Cluster) -> None:
+    """Have the runtime environment made once, so that one that can't be had ends the sweep and not its trials."""
+    if not cluster.runtime_env:
+        return
+    try:
+        ray.get(ray.remote(num_cpus=0)(_nothing).remote())
+    except ray.exceptions.RuntimeEnvSetupError as e:
+        why = f"Ray can't prepare the runtime environment: {str(e).strip().splitlines()[-1]}"
+        raise MissingError(why, hint="mend what --runtime-env names") from e
+
+
+def _nothing() -> None:
+    """Done by a worker that has started."""
 
 
 @contextmanager
@@ -186,6 +211,26 @@ def _descendants(process: int) -> set[int]:
     return found
 
 
+def _check_fits(here: Mapping[str, float], resources: Resources) -> None:
+    """Raise ``MissingError`` where a leg takes more than there is on this machine: Ray would wait for it for ever."""
+    for leg, what in LEGS.items():
+        taken, has = resources.taken(leg), Taken(here.get("CPU", 0.0), here.get("GPU", 0.0))
+        if taken.cpus > has.cpus or taken.gpus > has.gpus:
+            raise MissingError(
+                f"{what} takes {taken}, and Ray finds {has} on this machine",
+                hint="ask for less with resources.cpus and resources.gpus (or those of the stage, such as "
+                "resources.train.gpus), or join a cluster that has more with --address",
+            )
+
+
+def _asked_for(resources: Resources, config: dict[str, Any]) -> Any:
+    """What Ray is asked for, for what ``suggest`` has given: the leg's own CPUs and GPUs."""
+    from ray.tune.execution.placement_groups import resource_dict_to_pg_factory
+
+    taken = resources.taken(config["leg"])
+    return resource_dict_to_pg_factory({"cpu": taken.cpus, "gpu": taken.gpus})
+
+
 def _trainable(work: Work) -> Callable[[dict[str, Any]], None]:
     def trial(config: dict[str, Any]) -> None:
         from ray import tune
@@ -235,7 +280,7 @@ def _searcher(driver: Driver) -> Any:
             if assignment is None:  # a trial that runs may be lost and handed out again
                 return None if driver.n_live else str(Searcher.FINISHED)
             self._numbers[trial_id] = assignment.number
-            return {"assignment": assignment.model_dump_json()}
+            return {"assignment": assignment.model_dump_json(), "leg": assignment.leg}
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             number = self._numbers.pop(trial_id, None)

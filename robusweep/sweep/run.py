@@ -24,6 +24,7 @@ from robusweep.recipe import NAME, Recipe, SweepPlan
 from robusweep.record import TrialRecord, write_json, write_text
 from robusweep.report import write_reports
 from robusweep.stored import work_stored
+from robusweep.sweep.cluster import Cluster
 from robusweep.sweep.driver import Driver
 from robusweep.sweep.identity import check_same, forked, identity_of, read_json
 from robusweep.sweep.mirror import Mirror, mirrored
@@ -31,6 +32,7 @@ from robusweep.sweep.stop import Stop, stopped_readably
 
 Say = Callable[[str], None]
 SYNC_SECONDS = 60.0  # between two writings of reports and MLflow while trials run
+HERE = Cluster()
 PAUSE = 10  # times as long as writing took, at least, until the next: a tenth of the driver's time, however many points
 
 
@@ -56,7 +58,7 @@ def run_sweep(
     say: Say,
     name: str | None = None,
     fork_of: str | None = None,
-    address: str | None = None,
+    cluster: Cluster = HERE,
     work: Callable[[str], str] = trial.work,
     track: bool = True,
 ) -> Finished:
@@ -101,7 +103,7 @@ def run_sweep(
         if driver.n_waiting:
             say(f"going on: {begun['complete']} trials complete, {driver.n_waiting} start again")
         if not driver.is_over:
-            _execute(driver, work, recipe=recipe, address=address, say=say, stop=stop, mirror=mirror)
+            _execute(driver, work, recipe=recipe, cluster=cluster, say=say, stop=stop, mirror=mirror)
             if driver.ended:
                 say(f"the sweep ends: {driver.ended}")
         elif driver.ended:
@@ -119,7 +121,7 @@ def _execute(
     work: Callable[[str], str],
     *,
     recipe: Recipe,
-    address: str | None,
+    cluster: Cluster,
     say: Say,
     stop: Stop,
     mirror: Mirror | None,
@@ -134,8 +136,8 @@ def _execute(
     else:
         from robusweep.sweep.ray_tune import run_ray
 
-        say(f"starting Ray{f' at {address}' if address else ''}")
-        run_ray(driver, work, resources=resources, address=address, stop=stop, between=between)
+        say(f"starting {cluster}")
+        run_ray(driver, work, resources=resources, cluster=cluster, stop=stop, between=between)
 
 
 def _heed(stop: Stop, driver: Driver, say: Say, mirror: Mirror | None) -> None:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from robusweep.errors import EmptyFrontError, MissingError, UsageError, nearest
 from robusweep.front import Point, n_epochs_saved
 from robusweep.hypervolume import read_history
-from robusweep.progress import read_share
+from robusweep.progress import leg_in, read_share
 from robusweep.record import read_trial
 
 _POINTS: TypeAdapter[list[Point]] = TypeAdapter(list[Point])
@@ -26,6 +26,12 @@ class TrialStatus:
     state: str
     last: str  # the last line of its log
     doing: str = ""  # what it was at in the last minute, with the share that is done
+    leg: str = ""  # train or score, of a trial in legs that is not over
+
+    @property
+    def standing(self) -> str:
+        """The state, and the leg of a trial that has two."""
+        return f"{self.state}, {self.leg}" if self.leg else self.state
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,8 @@ def read_status(run_dir: Path) -> SweepStatus:
             state = _recorded(record)
         share = None if record.is_file() else read_share(folder)
         doing = f"{share[0]}, {share[1]:.0%}" if share else ""
-        trials.append(TrialStatus(folder.name, state, lines[-1] if lines else "", doing))
+        leg = "" if record.is_file() else leg_in(lines)
+        trials.append(TrialStatus(folder.name, state, lines[-1] if lines else "", doing, leg))
     points = _points(run_dir / "front.json") or []
     stopped = [p.stopped for p in points if p.stopped is not None]
     n_saved = sum(s.n_queries_saved or 0 for s in stopped)
@@ -137,3 +144,11 @@ def is_running(run_dir: Path) -> bool:
         except BlockingIOError:
             return True
         return False
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Whether every trial that was begun has a record, and there are as many as the budget, or ``search.stop`` held."""
+    trials, n_trials = list(run_dir.glob("trials/*")), _budget(run_dir)
+    if n_trials is None or any(not (folder / "record.json").is_file() for folder in trials):
+        return False
+    return len(trials) >= n_trials or read_history(run_dir).ended is not None

@@ -272,6 +272,15 @@ def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Any:
     return trial.suggest_categorical(key, corners)
 
 
+def learns_after(sampler: AnySampler) -> int | None:
+    """How many points it is told before its draws depend on them; None where they never do."""
+    if isinstance(sampler, Tpe | Gp):
+        return sampler.n_startup_trials
+    if isinstance(sampler, Nsga2 | Nsga3):
+        return sampler.population_size
+    return None if isinstance(sampler, RandomSearch) else 1  # QMC: which keys there are, it learns from the first trial
+
+
 def make_sampler(sampler: AnySampler, seed: int) -> optuna.samplers.BaseSampler:
     """Optuna's sampler for the recipe's block. A new one for each trial: its draws then don't depend on restarts."""
     import warnings

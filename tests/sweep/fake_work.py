@@ -142,3 +142,10 @@ def writes_nonsense(assignment_json: str) -> str:
     assignment = _begin(assignment_json)
     write_text(assignment.trial_dir / "record.json", '{"status": "complete"}')
     return '{"status": "complete"}'
+
+
+def needs_a_mark(assignment_json: str) -> str:
+    """Works where the environment variable is set that a runtime environment sets."""
+    if os.environ.get("FAKE_MARK") != "seen":
+        raise RuntimeError("no FAKE_MARK here")
+    return works(assignment_json)

@@ -11,7 +11,7 @@ import os
 import time
 from pathlib import Path
 
-from robusweep.assignment import Assignment
+from robusweep.assignment import Assignment, TrainedLeg
 from robusweep.cache import Cache
 from robusweep.record import (
     AdapterRecord,
@@ -54,6 +54,10 @@ def works(assignment_json: str) -> str:
     cache = Cache(root / "cache", opened(assignment.recipe.resources.storage, root))
     rank, radius = assignment.params["adapter.rank"], assignment.params["adversarial.0.radius"]
     keys = {"clean": {"rank": rank}, "adversarial.0": {"rank": rank, "radius": radius}}
+    adapters = [_trained(cache, view, key) for view, key in keys.items()]
+    if assignment.leg == "train":
+        made = [adapter.view for adapter in adapters if not adapter.cached]
+        return TrainedLeg(seconds={}, made=made).model_dump_json()
     record = TrialRecord(
         name=assignment.name,
         number=assignment.number,
@@ -62,7 +66,7 @@ def works(assignment_json: str) -> str:
         recipe=assignment.recipe.model_dump(mode="json"),
         recipe_digest=assignment.recipe.trial_digest(),
         protocol_hash="fake",
-        adapters=[_trained(cache, view, key) for view, key in keys.items()],
+        adapters=adapters,
         points=[_attacked(cache, point.id, point.params, keys["adversarial.0"]) for point in assignment.points],
         seconds={"all": time.monotonic()},
     )

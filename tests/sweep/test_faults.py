@@ -55,6 +55,7 @@ class Sweep:
     n_trials: int
     executor: str = "local"
     step: str = "0.015"
+    more: tuple[str, ...] = ()  # overrides
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     n_events_before: int = 0  # of the last driver's start
 
@@ -76,7 +77,7 @@ class Sweep:
     @property
     def overrides(self) -> list[str]:
         search = ["search.sampler={kind: random}", f"search.budget.n_trials={self.n_trials}"]
-        return [*search, f"resources.executor={self.executor}"]
+        return [*search, f"resources.executor={self.executor}", *self.more]
 
     @property
     def plan(self) -> SweepPlan:
@@ -316,6 +317,7 @@ def comparable(sweep: Sweep) -> list[dict[str, Any]]:
         record = json.loads(path.read_text())
         for key in ("seconds", "environment"):
             del record[key]
+        del record["recipe"]["resources"]
         for adapter in record["adapters"]:
             del adapter["cached"]
         records.append(record)
@@ -440,6 +442,16 @@ def test_faults_on_ray(project: Path) -> None:
     calm = Sweep(project, project / "calm", n_trials=14, executor="ray", step="0")
     calm.finish()
     check_nothing_lost(sweep, calm)
+
+
+@pytest.mark.slow
+def test_faults_on_ray_where_trials_run_in_legs(project: Path) -> None:
+    """Each leg is a process of its own. A sweep without legs comes to the same."""
+    in_legs = ("resources.train={cpus: 0.5}",)
+    sweep = Sweep(project, project / "swept", n_trials=9, executor="ray", step="0.05", more=in_legs)
+    disturbed(sweep, [kill_worker, ctrl_c, kill_driver], seed=5)
+    sweep.finish()
+    check_nothing_lost(sweep, undisturbed(project, 9))
 
 
 def command_of(process: int) -> str:

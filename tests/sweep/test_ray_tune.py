@@ -11,6 +11,7 @@ import pytest
 
 from robusweep.errors import MissingError
 from robusweep.recipe import SweepPlan
+from robusweep.sweep.cluster import Cluster
 from robusweep.sweep.run import Finished, run_sweep
 from robusweep.sweep.study import Study
 
@@ -19,15 +20,16 @@ Declare = Callable[..., SweepPlan]
 
 
 @pytest.fixture
-def on_ray() -> Iterator[Callable[[SweepPlan, Path, Callable[[str], str]], Finished]]:
+def on_ray() -> Iterator[Callable[..., Finished]]:
     """Run a sweep on Ray with a worker of the tests; skipped where Ray can't be started at all."""
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(fake_work)
 
-    def run(plan: SweepPlan, root: Path, work: Callable[[str], str]) -> Finished:
+    def run(plan: SweepPlan, root: Path, work: Callable[[str], str], cluster: Cluster | None = None) -> Finished:
         try:
-            return run_sweep(plan, root=root, say=lambda _text: None, work=work, track=False)
+            joined = cluster or Cluster()
+            return run_sweep(plan, root=root, say=lambda _text: None, work=work, track=False, cluster=joined)
         except MissingError as e:
             pytest.skip(f"Ray can't be started here: {e.message}")
 
@@ -80,3 +82,16 @@ def test_ray_and_the_local_executor_ask_for_the_same_first_trial(
     local = run_sweep(declare(one), root=project / "b", say=lambda _text: None, work=fake_work.works, track=False)
     assert on_ray_done.records[0].params == local.records[0].params
     assert [p.id for p in on_ray_done.points] == [p.id for p in local.points]
+
+
+def test_workers_get_the_runtime_environment_and_one_that_cant_be_had_ends_the_sweep(
+    on_ray: Callable[..., Finished], declare: Declare, project: Path
+) -> None:
+    plan = declare("search.budget.n_trials=1", "resources.executor=ray")
+    bad = Cluster(runtime_env={"working_dir": "file:///there/is/none.zip"})
+    with pytest.raises(MissingError, match=r"can't prepare the runtime environment|could not start Ray"):
+        run_sweep(plan, root=project, say=lambda _text: None, work=fake_work.needs_a_mark, track=False, cluster=bad)
+    assert not (project / "calls.log").exists()
+    marked = Cluster(runtime_env={"env_vars": {"FAKE_MARK": "seen"}})
+    done = on_ray(plan, project, fake_work.needs_a_mark, cluster=marked)
+    assert [record.status for record in done.records] == ["complete"]
