@@ -105,21 +105,31 @@ class PackedEncoder:
         return torch.cat([x[s.begin : s.end].view(s.n, s.length, -1).mean(dim=1) for s in spans])
 
 
+def of_known_make(network: nn.Module) -> bool:
+    """Whether its configuration is one that a packed pass may know; whether it gives the same is seen by trying."""
+    config: Any = getattr(network, "config", None)
+    is_encoder = getattr(config, "model_type", None) in FAMILIES and not getattr(config, "is_decoder", False)
+    return is_encoder and getattr(config, "position_embedding_type", "absolute") == "absolute"
+
+
+def rows_to_compare(network: nn.Module) -> list[Row]:
+    """A few rows, sorted by length, on which a packed pass is held against the network's own."""
+    config: Any = network.config
+    return [np.arange(3, 3 + n) % config.vocab_size for n in (2, 7, 7, 19)]
+
+
 def pack(network: nn.Module, dtype: torch.dtype = torch.float32) -> PackedEncoder | None:
     """The packed encoder of a network, or None where it is of another make or would give another result.
 
     ``network`` is in float32, in eval mode and on the CPU.
     """
-    config: Any = getattr(network, "config", None)
-    if getattr(config, "model_type", None) not in FAMILIES or getattr(config, "is_decoder", False):
-        return None
-    if getattr(config, "position_embedding_type", "absolute") != "absolute":
+    if not of_known_make(network):
         return None
     try:
         packed = PackedEncoder(network)
     except AttributeError:  # a layer holds something else: an adapter, a quantised map
         return None
-    rows = [np.arange(3, 3 + n) % config.vocab_size for n in (2, 7, 7, 19)]
+    rows = rows_to_compare(network)
     base: Any = network.base_model
     with torch.inference_mode():
         expected = torch.stack([base(input_ids=torch.from_numpy(row)[None])[0][0, 0] for row in rows])

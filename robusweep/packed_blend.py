@@ -18,7 +18,6 @@ from torch import Tensor
 from robusweep.examples import Row
 from robusweep.mixture import Blend
 from robusweep.packed import (
-    FAMILIES,
     MIN_ROWS,
     TOLERANCE,
     attended,
@@ -26,7 +25,9 @@ from robusweep.packed import (
     first_tokens,
     head_of,
     layers_of,
+    of_known_make,
     positions,
+    rows_to_compare,
     spans_of,
 )
 
@@ -96,16 +97,13 @@ def packed_blend(blend: Blend) -> PackedBlend | None:
 
     The network is in float32, in eval mode and on the CPU.
     """
-    config: Any = getattr(blend.network, "config", None)
-    if getattr(config, "model_type", None) not in FAMILIES or getattr(config, "is_decoder", False):
-        return None
-    if getattr(config, "position_embedding_type", "absolute") != "absolute":
+    if not of_known_make(blend.network):
         return None
     try:
         packed = PackedBlend(blend)
     except AttributeError:  # a layer holds something else
         return None
-    rows = [np.arange(3, 3 + n) % config.vocab_size for n in (2, 7, 7, 19)]
+    rows = rows_to_compare(blend.network)
     weights = torch.rand(len(rows), blend.n_members, generator=torch.Generator().manual_seed(0)).softmax(1)
     with torch.no_grad():
         expected = torch.cat(

@@ -70,7 +70,7 @@ def run_ray(
     searcher = _searcher(driver)
     try:
         with _head_watched(ray, cluster.address, stop):
-            _prepare(ray, cluster)
+            _prepare(ray, cluster, stop)
             if not cluster.address:
                 _check_fits(ray.cluster_resources(), resources)
             tune.Tuner(
@@ -120,12 +120,16 @@ def _start(ray: Any, cluster: Cluster, stop: Stop) -> None:
             time.sleep(2)
 
 
-def _prepare(ray: Any, cluster: Cluster) -> None:
+def _prepare(ray: Any, cluster: Cluster, stop: Stop) -> None:
     """Have the runtime environment made once, so that one that can't be had ends the sweep and not its trials."""
     if not cluster.runtime_env:
         return
+    started = ray.remote(num_cpus=0)(_nothing).remote()
+    while not ray.wait([started], timeout=1)[0]:  # packages may take minutes
+        if stop.n_asked:
+            raise KeyboardInterrupt
     try:
-        ray.get(ray.remote(num_cpus=0)(_nothing).remote())
+        ray.get(started)
     except ray.exceptions.RuntimeEnvSetupError as e:
         why = f"Ray can't prepare the runtime environment: {str(e).strip().splitlines()[-1]}"
         raise MissingError(why, hint="mend what --runtime-env names") from e
